@@ -1,0 +1,120 @@
+"""What a logit means is said once, here: logits -> log p and log(1 - p) of every step of the funnel.
+
+reading       log p(buy)
+joint         logsigmoid(z_buy)                          a step over all impressions (MMoE, PLE, AITM)
+conditional   log p(click) + logsigmoid(z_buy)           a step given the one before (ESMM); p(buy) <= p(click)
+
+Both log p and log(1 - p) are exact: taking one from the float32 other kills the gradient exactly where the model is
+confidently wrong.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Prediction(NamedTuple):
+    """What a model says about B rows and T tasks.
+
+    For a binary task `mean` is p, over all impressions whatever the reading. For other kinds `mean` is the expected
+    value over all impressions, and log_p and log_not_p are 0. `local` holds the step given its parent: log p(t | parent)
+    for a binary task, the expected value given the parent otherwise; equal to the first two for a task without one.
+    """
+
+    logits: Tensor       # [B, T]
+    log_p: Tensor        # [B, T] <= 0
+    log_not_p: Tensor    # [B, T] <= 0
+    mean: Tensor         # [B, T]
+    given: Tensor        # [B, T] p(t | parent), or the mean given the parent
+
+
+class Funnel(nn.Module):
+    """Gives logits their meaning along the tree of tasks.
+
+    parents   per task, the position of the task it comes after, or None; a parent stands before its children
+    kinds     binary | regression | count
+    loc, scale   [T] of regressions: mean = loc + scale * z, so that a label's unit does not set its loss's size
+    """
+
+    def __init__(self, parents: Sequence[int | None], reading: Literal["joint", "conditional"] = "joint",
+                 kinds: Sequence[str] | None = None, loc: Sequence[float] | None = None,
+                 scale: Sequence[float] | None = None):
+        super().__init__()
+        T = len(parents)
+        assert all(p is None or p < t for t, p in enumerate(parents)), "a parent stands before its children"
+        self.parents, self.reading = list(parents), reading
+        self.kinds = list(kinds) if kinds is not None else ["binary"] * T
+        self.register_buffer("loc", torch.tensor(loc if loc is not None else [0.0] * T, dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor(scale if scale is not None else [1.0] * T, dtype=torch.float32))
+
+    def forward(self, logits: Tensor) -> Prediction:
+        """logits [B, T] -> Prediction."""
+        log_p: list[Tensor] = []
+        log_not_p: list[Tensor] = []
+        mean: list[Tensor] = []
+        given: list[Tensor] = []
+        for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
+            z = logits[:, t]
+            conditional = self.reading == "conditional" and parent is not None
+            if kind == "binary":
+                lp, lq = F.logsigmoid(z), F.logsigmoid(-z)
+                if conditional:
+                    # log p_a + log s(z);  1 - p_a s(z) = (1 - p_a) + p_a s(-z)
+                    lq = torch.logaddexp(log_not_p[parent], log_p[parent] + lq)
+                    lp = log_p[parent] + lp
+                log_p.append(lp)
+                log_not_p.append(lq)
+                mean.append(lp.exp())
+                given.append((lp - log_p[parent]).exp().clamp(max=1) if parent is not None else mean[-1])
+            else:
+                value = z.exp() if kind == "count" else self.loc[t] + self.scale[t] * z
+                whole = value * log_p[parent].exp() if conditional else value
+                log_p.append(torch.zeros_like(z))
+                log_not_p.append(torch.zeros_like(z))
+                mean.append(whole)
+                if parent is None or conditional:
+                    given.append(value)
+                else:
+                    given.append(value / log_p[parent].exp())
+        stack = lambda columns: torch.stack(columns, 1)
+        return Prediction(logits, stack(log_p), stack(log_not_p), stack(mean), stack(given))
+
+    def nll(self, said: Prediction, labels: Tensor) -> Tensor:
+        """Negative log likelihood [B, T] of labels [B, T]; 0 where a label is NaN, and so is its gradient.
+
+        binary      -(y log p + (1 - y) log(1 - p))
+        regression  (y - mean)^2 / (2 scale^2)
+        count       mean - y log mean    (Poisson, without the term that the model cannot move)
+
+        Under the conditional reading a regression or count after a task is observed only where that task is 1.
+        """
+        columns = []
+        for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
+            y = labels[:, t]
+            seen = ~y.isnan()
+            y = torch.where(seen, y, 0.0)
+            if kind == "binary":
+                loss = -(y * said.log_p[:, t] + (1 - y) * said.log_not_p[:, t])
+            else:
+                if self.reading == "conditional" and parent is not None:
+                    seen = seen & (labels[:, parent] == 1)
+                z = said.logits[:, t]
+                if kind == "count":
+                    loss = z.exp() - y * z
+                else:
+                    loss = 0.5 * ((y - self.loc[t]) / self.scale[t] - z).square()
+            columns.append(torch.where(seen, loss, 0.0))
+        return torch.stack(columns, 1)
+
+    def observed(self, labels: Tensor) -> Tensor:
+        """[B, T] bool: which labels `nll` counts."""
+        columns = []
+        for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
+            seen = ~labels[:, t].isnan()
+            if kind != "binary" and self.reading == "conditional" and parent is not None:
+                seen = seen & (labels[:, parent] == 1)
+            columns.append(seen)
+        return torch.stack(columns, 1)

@@ -1,0 +1,78 @@
+"""The line between names and maths: what a model is given (Inputs), what it asks for (Needs), and the sizes (Spec).
+
+B rows, T tasks, S scenarios, F fields, D width of a field, W width of flat, L history, V views, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class History(NamedTuple):
+    """A history that a part asked for unpooled, paired with the row's own item.
+
+        row 0  [a b]      values  [a b c]      each a vector [D]
+        row 1  []         offsets [0 2 2 3]
+        row 2  [c]        target  [t0 t1 t2]
+    """
+
+    values: Tensor      # [n, D]
+    offsets: Tensor     # [B + 1]
+    target: Tensor      # [B, D]
+
+
+@dataclass
+class Inputs:
+    """Numbers without names. A part that gates or normalises changes `flat` and `fields` together."""
+
+    flat: Tensor                                              # [B, W] everything, ordered by role
+    fields: Tensor | None = None                              # [B, F, D] embedded features of one width
+    groups: Mapping[str, Tensor] = field(default_factory=dict)        # role or group -> [B, W_g]
+    histories: Mapping[str, History] = field(default_factory=dict)
+    linear: Tensor | None = None                              # [B, F] a weight per id (first order)
+    scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
+
+    def with_flat(self, flat: Tensor) -> Inputs:
+        return replace(self, flat=flat)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a part reads beside `flat`. The ranker hands the union of its parts' needs to the Embedding."""
+
+    fields: bool = False
+    linear: bool = False
+    histories: bool = False            # jagged instead of pooled into flat
+    groups: tuple[str, ...] = ()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(self.fields or other.fields, self.linear or other.linear, self.histories or other.histories,
+                     tuple(dict.fromkeys((*self.groups, *other.groups))))
+
+
+class Relation(NamedTuple):
+    """Task `child` may learn from task `parent` (positions)."""
+
+    parent: int
+    child: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The same as sizes: all that a part needs to know to build itself."""
+
+    flat: int                                                 # W
+    tasks: int                                                # T
+    scenarios: int = 0                                        # S, PAD and OOV included
+    fields: tuple[int, int] | None = None                     # F, D
+    groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g
+    histories: Mapping[str, int] = field(default_factory=dict)   # history -> D
+    relations: tuple[Relation, ...] = ()                      # parents stand before children
+    outputs: tuple[int, ...] = ()                             # per task, its share of O
+    log_odds: tuple[float, ...] = ()                          # per task, where its head's bias starts
+    views: int = 1                                            # V, of what the slot before gives
+    hidden: int = 0                                           # H, likewise

@@ -1,0 +1,351 @@
+"""What columns are: features and their id spaces, tasks and the tree they form, the columns of who, where and when.
+
+A Schema is made once from the settings (`resolve`), with every default filled in and every automatic list number
+spelled out. It is plain data: it can be saved, compared and hashed, and knows nothing of tensors, widths or files.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from funnelrank.errors import ConfigError, did_you_mean, listing
+from funnelrank.settings import (
+    AnyFeature,
+    Bag,
+    Cross,
+    FromColumns,
+    Id,
+    Length,
+    Match,
+    NegativesKept,
+    Number,
+    Sequence,
+    Settings,
+    Share,
+)
+
+PAD, OOV = 0, 1          # in every id space, always
+FIRST = 2                # the first id that stands for a value
+DEFAULT_MIN_COUNT = 5
+AUTO_LAST = (None, 10, 3)   # windows of automatic `share` numbers
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Space(Frozen):
+    """One set of ids: how a raw value becomes a number, whichever feature it came from."""
+
+    name: str
+    made: Literal["fitted", "hash", "range", "list"]
+    min_count: int = DEFAULT_MIN_COUNT
+    max_size: int | None = None
+    size: int | None = None          # buckets of a hash, values of a range
+    values: tuple[str | int, ...] | None = None
+    file: str | None = None
+
+
+class TaskColumn(Frozen):
+    """A task with its place in the tree."""
+
+    name: str
+    label: str
+    kind: Literal["binary", "regression", "count"]
+    after: str | None
+    weight: float
+
+
+class TableColumns(Frozen):
+    """A dimension table's key and the columns that features read."""
+
+    key: str
+    columns: tuple[str, ...]
+
+
+class Schema(Frozen):
+    features: dict[str, AnyFeature]
+    spaces: dict[str, Space]
+    tasks: tuple[TaskColumn, ...]    # a task stands behind the task it comes after
+    tables: dict[str, TableColumns]
+    reading: Literal["joint", "conditional"]
+    scenario: str | None = None
+    user: str | None = None
+    time: str | None = None
+    weight: str | None = None
+    negatives_kept: NegativesKept | None = None
+
+    @property
+    def task_names(self) -> list[str]:
+        return [t.name for t in self.tasks]
+
+    @property
+    def parents(self) -> list[int | None]:
+        """Per task, the position of the task it comes after."""
+        place = {t.name: i for i, t in enumerate(self.tasks)}
+        return [place[t.after] if t.after else None for t in self.tasks]
+
+    def of_kind(self, *kinds: str) -> dict[str, Any]:
+        return {n: f for n, f in self.features.items() if f.kind in kinds}
+
+    def log_columns(self, labels: bool = True) -> list[str]:
+        """Columns of the log that encoding reads, each once, in a stable order."""
+        columns: list[str | None] = []
+        for f in self.features.values():
+            if f.kind in ("cross", "length", "share", "match"):
+                continue
+            if f.kind == "gap":
+                columns += [f.since, f.until]
+            elif table_of(f.column):
+                columns.append(f.by)
+            else:
+                columns.append(f.column)
+        columns += [self.scenario, self.user]
+        if labels:
+            columns += [self.time, self.weight, *(t.label for t in self.tasks)]
+        return list(dict.fromkeys(c for c in columns if c))
+
+
+def table_of(column: str) -> str | None:
+    """'items' of 'items.author_id'; None for a column of the log."""
+    return column.split(".", 1)[0] if "." in column else None
+
+
+def resolve(settings: Settings) -> Schema:
+    """The schema of a config. Collects every fault it finds and raises them together as one ConfigError."""
+    faults: list[str] = []
+    features = _with_defaults(settings, faults)
+    if not faults and settings.features.lists == "auto":
+        features |= {n: f for n, f in automatic_list_numbers(features, settings).items() if n not in features}
+    spaces = _spaces(features, faults)
+    if not faults:
+        _check_references(features, settings, faults)
+    tasks = _order_tasks(settings.tasks, faults)
+    _check_labels(settings, features, faults)
+    kept = settings.data.negatives_kept
+    if kept and kept.task not in settings.tasks:
+        faults.append(f"data.negatives_kept.task: no task '{kept.task}'; tasks are {listing(settings.tasks)}"
+                      + did_you_mean(kept.task, settings.tasks))
+    if faults:
+        raise ConfigError(*faults)
+    used: dict[str, list[str]] = {t: [] for t in settings.data.tables}
+    for f in features.values():
+        if f.column and (table := table_of(f.column)):
+            used[table].append(f.column.split(".", 1)[1])
+    return Schema(
+        features=features, spaces=spaces, tasks=tuple(tasks),
+        tables={t: TableColumns(key=settings.data.tables[t].key, columns=tuple(dict.fromkeys(c)))
+                for t, c in used.items()},
+        reading=settings.model.get("reading") or default_reading(settings.model.get("name")),
+        scenario=settings.data.scenario, user=settings.data.user, time=settings.data.time,
+        weight=settings.data.weight, negatives_kept=kept)
+
+
+def default_reading(model: str | None) -> str:
+    return "conditional" if model == "esmm" else "joint"
+
+
+def _with_defaults(settings: Settings, faults: list[str]) -> dict[str, AnyFeature]:
+    data, features = settings.data, {}
+    for name, f in settings.features.columns.items():
+        where = f"features.{name}"
+        if f.kind in ("cross", "length", "share", "match", "gap"):
+            for key in ("column", "by"):
+                if getattr(f, key) is not None:
+                    faults.append(f"{where}.{key}: a {f.kind} is computed from other features; remove {key}")
+            update: dict[str, Any] = {}
+        else:
+            column = f.column or name
+            update = {"column": column}
+            table = table_of(column)
+            if table and table not in data.tables:
+                faults.append(f"{where}.column: no table '{table}' in data.tables; tables are {listing(data.tables)}"
+                              + did_you_mean(table, data.tables))
+            elif table:
+                update["by"] = f.by or data.tables[table].key
+            elif f.by:
+                faults.append(f"{where}.by: only a `table.column` is looked up by a key; '{column}' is of the log")
+        if isinstance(f, FromColumns):
+            update["space"] = f.space or name
+        features[name] = f.model_copy(update=update)
+    _targets(features, faults)
+    for name, f in features.items():
+        if f.role is None:
+            features[name] = f.model_copy(update={"role": _role(name, f, features, settings)})
+    return features
+
+
+def _targets(features: dict[str, AnyFeature], faults: list[str]) -> None:
+    for name, f in features.items():
+        if not isinstance(f, Sequence):
+            continue
+        same = [n for n, g in features.items() if isinstance(g, Id) and g.space == f.space]
+        if f.target is None:
+            features[name] = f.model_copy(update={"target": same[0] if same else None})
+        elif f.target not in same:
+            faults.append(f"features.{name}.target: '{f.target}' is no id feature of space '{f.space}'; "
+                          f"those are {listing(same)}")
+
+
+def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings: Settings) -> str:
+    data = settings.data
+    candidates = {features[g.target].column for g in features.values() if isinstance(g, Sequence) and g.target}
+    if f.kind in ("length", "share"):
+        return "user"
+    if f.kind in ("match", "cross", "gap"):
+        return "context"
+    if f.column == data.scenario:
+        return "scenario"
+    if f.kind == "sequence" or f.column == data.user or (f.by and f.by == data.user):
+        return "user"
+    if f.by and any(isinstance(g, Sequence) and g.column == f.by for g in features.values()):
+        return "user"
+    if f.column in candidates or (f.by and f.by in candidates):
+        return "item"
+    return "context"
+
+
+def automatic_list_numbers(features: Mapping[str, AnyFeature], settings: Settings) -> dict[str, AnyFeature]:
+    """The numbers that `lists: auto` reads off every history of the log.
+
+    length(list); share(a,b[,last]) for each ordered pair of lists of one space over all, the last 10 and the last 3;
+    match(x,list) for the row's own id of that space, and for each attribute of it looked up in a dimension table.
+    """
+    lists = {n: f for n, f in features.items() if isinstance(f, Sequence) and not table_of(f.column)}
+    numbers: dict[str, AnyFeature] = {}
+    for a in lists:
+        numbers[f"length({a})"] = Length(of=a, role="user")
+    for a, fa in lists.items():
+        for b, fb in lists.items():
+            if a != b and fa.space == fb.space:
+                for last in AUTO_LAST:
+                    numbers[f"share({a},{b}{f',{last}' if last else ''})"] = Share(of=a, within=b, last=last,
+                                                                                   role="user")
+    for a, fa in lists.items():
+        if fa.target is None:
+            continue
+        key = features[fa.target].column
+        for x, fx in features.items():
+            if isinstance(fx, Id | Bag) and (x == fa.target or (fx.by == key and table_of(fx.column or ""))):
+                numbers[f"match({x},{a})"] = Match(of=x, within=a, role="context")
+    return numbers
+
+
+def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, Space]:
+    """One space per distinct name; settings given on several of its features must agree."""
+    said: dict[str, dict[str, Any]] = {}
+    for name, f in features.items():
+        if isinstance(f, Number) and (f.buckets or f.boundaries):
+            said.setdefault(name, {})["num_buckets"] = f.buckets or len(f.boundaries) + 1
+        if not isinstance(f, FromColumns):
+            continue
+        space = said.setdefault(f.space, {})
+        for key in ("min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list", "vocab_file"):
+            value = getattr(f, key)
+            if value is not None and space.setdefault(key, value) != value:
+                faults.append(f"features.{name}.{key}: {value!r}, but another feature of space '{f.space}' says "
+                              f"{space[key]!r}; say it once")
+    spaces = {}
+    for name, s in said.items():
+        ways = [k for k in ("hash_buckets", "num_buckets", "vocab_list", "vocab_file") if k in s]
+        if len(ways) > 1:
+            faults.append(f"features: space '{name}' is made two ways, {listing(ways)}; keep one")
+        made = {"hash_buckets": "hash", "num_buckets": "range", "vocab_list": "list", "vocab_file": "list"}
+        spaces[name] = Space(
+            name=name, made=made[ways[0]] if ways else "fitted", min_count=s.get("min_count", DEFAULT_MIN_COUNT),
+            max_size=s.get("max_size"), size=s.get("hash_buckets") or s.get("num_buckets"),
+            values=tuple(s["vocab_list"]) if "vocab_list" in s else None, file=s.get("vocab_file"))
+    return spaces
+
+
+def _check_references(features: Mapping[str, AnyFeature], settings: Settings, faults: list[str]) -> None:
+    def named(where: str, name: str, kinds: tuple[type, ...], what: str) -> AnyFeature | None:
+        found = features.get(name)
+        if found is None:
+            faults.append(f"{where}: no feature '{name}'" + did_you_mean(name, features))
+        elif not isinstance(found, kinds):
+            faults.append(f"{where}: '{name}' is of kind {found.kind}; it must be {what}")
+        else:
+            return found
+        return None
+
+    for name, f in features.items():
+        where = f"features.{name}"
+        if isinstance(f, Cross):
+            for part in f.of:
+                named(f"{where}.of", part, (Id,), "an id")
+        elif isinstance(f, Length):
+            named(f"{where}.of", f.of, (Sequence, Bag), "a sequence or a bag")
+        elif isinstance(f, Share):
+            a = named(f"{where}.of", f.of, (Sequence, Bag), "a sequence or a bag")
+            b = named(f"{where}.within", f.within, (Sequence, Bag), "a sequence or a bag")
+            if a and b and a.space != b.space:
+                faults.append(f"{where}: '{f.of}' is of space '{a.space}' and '{f.within}' of '{b.space}'; "
+                              "a share needs one space")
+        elif isinstance(f, Match):
+            a = named(f"{where}.of", f.of, (Id, Bag), "an id or a bag")
+            b = named(f"{where}.within", f.within, (Sequence,), "a sequence")
+            if a and b and a.space != b.space and not (
+                    table_of(a.column) and b.target and features[b.target].column == a.by):
+                faults.append(f"{where}: '{f.of}' is of space '{a.space}' and '{f.within}' of '{b.space}'; a match "
+                              "needs one space, or an attribute looked up by the id that the list holds")
+    for group, members in settings.embedding.groups.items():
+        for member in members:
+            if member not in features:
+                faults.append(f"embedding.groups.{group}: no feature '{member}'" + did_you_mean(member, features))
+    widths = {f.space for f in features.values() if isinstance(f, FromColumns)} | {
+        n for n, f in features.items() if isinstance(f, Number) and (f.buckets or f.boundaries)}
+    for space in settings.embedding.spaces:
+        if space not in widths:
+            faults.append(f"embedding.spaces.{space}: no feature lives in space '{space}'; spaces are "
+                          f"{listing(sorted(widths))}" + did_you_mean(space, widths))
+
+
+def _order_tasks(tasks: Mapping[str, Any], faults: list[str]) -> list[TaskColumn]:
+    """Tasks in the config's order, each moved behind the task it comes after."""
+    ordered: dict[str, TaskColumn] = {}
+    for name, task in tasks.items():
+        if task.after is not None and task.after not in tasks:
+            faults.append(f"tasks.{name}.after: no task '{task.after}'; tasks are {listing(tasks)}"
+                          + did_you_mean(task.after, tasks))
+        elif task.after is not None and tasks[task.after].kind != "binary":
+            faults.append(f"tasks.{name}.after: '{task.after}' is a {tasks[task.after].kind}; only a binary task can "
+                          "come before another")
+    if faults:
+        return []
+
+    def place(name: str, trail: tuple[str, ...] = ()) -> None:
+        if name in ordered:
+            return
+        if name in trail:
+            faults.append(f"tasks.{name}.after: the tasks {' > '.join((*trail, name))} come after one another in a "
+                          "circle; a funnel needs a first task")
+            return
+        task = tasks[name]
+        if task.after is not None:
+            place(task.after, (*trail, name))
+        if not faults:
+            ordered[name] = TaskColumn(name=name, label=task.label or name, kind=task.kind, after=task.after,
+                                       weight=task.weight)
+
+    for name in tasks:
+        place(name)
+    return list(ordered.values())
+
+
+def _check_labels(settings: Settings, features: Mapping[str, AnyFeature], faults: list[str]) -> None:
+    labels: dict[str, str] = {}
+    for name, task in settings.tasks.items():
+        label = task.label or name
+        if label in labels:
+            faults.append(f"tasks.{name}.label: column '{label}' is already the label of task '{labels[label]}'")
+        labels.setdefault(label, name)
+    for name, f in features.items():
+        reads = {f.column, f.by} if f.kind not in ("gap",) else {f.since, f.until}
+        for label in sorted(reads & set(labels) - {None}):
+            faults.append(f"features.{name}: reads column '{label}', which is the label of task '{labels[label]}'; "
+                          "a model that sees its label learns nothing else")
+    if settings.data.weight in labels:
+        faults.append(f"data.weight: column '{settings.data.weight}' is the label of task "
+                      f"'{labels[settings.data.weight]}'")

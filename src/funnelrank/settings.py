@@ -1,0 +1,426 @@
+"""Everything a config may say, one class a section: keys, types, defaults and what each is for.
+
+    data       where rows are, which columns say who, where and when, and what to do about labels that disagree
+    features   a name for each thing a model may see, and how a column becomes it
+    tasks      what is predicted, and which task comes after which
+    embedding  how wide each id space is, and how its rows learn
+    model      a paper by name, or its five slots (the parts' own constructors define the keys; see models/)
+    train      the run
+    evaluate   the numbers at the end
+
+These classes are the only definition of a setting; the JSON Schema, the reference page and every error are made
+from them. No torch here, so that `check` and `--help` answer at once.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[^\s.:|/]+$", description="no spaces and none of . : | /")]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Paths = str | list[str]
+
+SIZE = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_size(text: Any) -> Any:
+    """'2GB' -> 2_000_000_000; numbers pass unchanged."""
+    if not isinstance(text, str):
+        return text
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].lower() not in SIZE:
+        raise ValueError("a size is a number of bytes or a text like '2GB', '500MB' or '1.5GiB'")
+    return int(float(match[1]) * SIZE[match[2].lower()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str), Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, use_attribute_docstrings=True,
+                              validate_default=True, allow_inf_nan=False)
+
+
+# ---- data
+
+class Csv(Section):
+    """How text files are cut into columns."""
+
+    delimiter: str = ","
+    header: bool = True
+    """The first line of every file names the columns."""
+    columns: list[str] | None = None
+    """The columns' names, where files have no header line."""
+
+
+class TableSettings(Section):
+    """A dimension table: one row a key, attributes of users or items, looked up while encoding."""
+
+    path: Paths
+    key: str
+    """The table's key column. A feature looks rows up by the log's column of the same name, unless it says `by`."""
+
+
+class NegativesKept(Section):
+    """Negatives of one task were down-sampled before training; served probabilities are corrected for it."""
+
+    task: str
+    rate: Rate
+    """The share of that task's negative rows that was kept (1 = all)."""
+    splits: list[Literal["train", "valid", "test"]] = ["train"]
+    """Which splits were sampled so. Metrics on the others use corrected probabilities."""
+
+
+class Data(Section):
+    """Where rows are, and which columns say who, where and when."""
+
+    dir: str | None = None
+    """Where relative data paths start. Default: the config file's folder."""
+    train: Paths | None = None
+    """A file, a folder, a glob, a list of these, or any fsspec URL."""
+    valid: Paths | None = None
+    """Rows for early stopping and for choosing between runs."""
+    test: Paths | None = None
+    """Rows for the final numbers only."""
+    format: Literal["parquet", "csv", "arrow"] | None = None
+    """Default: from the files' suffix (.parquet .csv .tsv .csv.gz .arrow .feather .ipc)."""
+    csv: Csv = Csv()
+    memory: Size = 2_000_000_000
+    """Budget in bytes for raw rows, statistics and dimension tables held while preparing and encoding."""
+    cache: str | None = None
+    """Folder of encoded rows, reused while files, schema and vocabularies stay the same.
+    Default: `.funnelrank-cache` beside the run's folder."""
+    tables: dict[Name, TableSettings] = {}
+    scenario: str | None = None
+    """The column that says which scenario (tab, channel, country, segment) a row belongs to."""
+    user: str | None = None
+    """The column to group by for GAUC."""
+    time: str | None = None
+    """A column that orders a user's rows (for frozen histories). Default: file order."""
+    weight: str | None = None
+    """A column with each row's weight in the loss. Metrics are unweighted."""
+    contradictions: Literal["raise", "keep", "drop", "repair"] = "raise"
+    """What to do with train rows where a task is 1 and the task before it is 0. `repair` sets the earlier one to 1."""
+    fill_implied: bool | None = None
+    """Fill unobserved train labels that the funnel implies: 1 for tasks before a 1, 0 for tasks after a 0.
+    Default: only under the conditional reading."""
+    negatives_kept: NegativesKept | None = None
+
+
+# ---- features
+
+class FeatureSettings(Section):
+    column: str | None = None
+    """A column of the log, or `table.column`. Default: the feature's name."""
+    by: str | None = None
+    """For `table.column`: the log's column that holds the key, or a list of keys. Default: the table's key."""
+    role: Name | None = None
+    """`user`, `item`, `context`, `scenario`, `prior` or your own: a group that parts of a model can name."""
+
+
+class FromColumns(FeatureSettings):
+    """What ids have in common: the id space they live in and how its vocabulary is made."""
+
+    space: Name | None = None
+    """Features of one space share ids and embedding rows. Default: the feature's own name."""
+    min_count: int | None = Field(None, ge=1)
+    """Values seen less often in train become OOV (id 1). Default 5."""
+    max_size: int | None = Field(None, ge=1)
+    """Keep only so many values, the most frequent."""
+    hash_buckets: int | None = Field(None, ge=1)
+    """No vocabulary: a stable hash into so many buckets."""
+    num_buckets: int | None = Field(None, ge=1)
+    """No vocabulary: the column already holds 0 .. num_buckets - 1."""
+    vocab_list: list[str | int] | None = None
+    vocab_file: str | None = None
+    """One value a line."""
+
+    @model_validator(mode="after")
+    def _one_way(self):
+        ways = [k for k in ("hash_buckets", "num_buckets", "vocab_list", "vocab_file") if getattr(self, k) is not None]
+        fitted = [k for k in ("min_count", "max_size") if getattr(self, k) is not None]
+        if len(ways) > 1 or (ways and fitted):
+            raise ValueError(f"an id space is made one way, but {' and '.join(ways + fitted)} are all given; keep one")
+        return self
+
+
+class Id(FromColumns):
+    """One id a row: strings and integers alike, 64-bit exact. Null is PAD (id 0, a vector of zeros)."""
+
+    kind: Literal["id"] = "id"
+
+
+class Number(FeatureSettings):
+    """One number a row. Null, NaN and infinities count as missing: the mean, plus an indicator."""
+
+    kind: Literal["number"] = "number"
+    log: bool = True
+    """sign(x) log(1 + |x|) before scaling."""
+    scale: Literal["standard", "minmax", "none"] = "standard"
+    clip: float | None = Field(6.0, gt=0)
+    """Scaled values are kept within -clip .. clip."""
+    indicator: bool | Literal["auto"] = "auto"
+    """A second number that is 1 where the value is missing. `auto`: only if train has missing values."""
+    buckets: int | None = Field(None, ge=2, le=65536)
+    """Cut into so many buckets of equal count, as an embedded id instead of a number."""
+    boundaries: list[float] | None = Field(None, min_length=1)
+    """Cut at these values instead: x < b0, b0 <= x < b1, ..."""
+
+    @model_validator(mode="after")
+    def _one_cut(self):
+        if self.buckets is not None and self.boundaries is not None:
+            raise ValueError("buckets and boundaries are two ways to cut one number; keep one")
+        if self.boundaries is not None and any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:])):
+            raise ValueError("boundaries must increase")
+        return self
+
+
+class Bag(FromColumns):
+    """Several ids a row, in no order: a list column, or a text with a separator."""
+
+    kind: Literal["bag"] = "bag"
+    separator: str | None = Field(None, min_length=1)
+    """Cut texts here, as in 'red|blue'."""
+    weight_separator: str | None = Field(None, min_length=1)
+    """Cut each piece into an id and its weight, as in 'red:0.5|blue:2' (needs `separator` for texts)."""
+    max_len: int | None = Field(None, ge=1)
+    pool: Literal["mean", "sum"] = "mean"
+
+
+class Sequence(FromColumns):
+    """A history: ids in time order."""
+
+    kind: Literal["sequence"] = "sequence"
+    separator: str | None = Field(None, min_length=1)
+    max_len: int = Field(50, ge=1)
+    """Longer histories keep their latest ids."""
+    latest: Literal["last", "first"] = "last"
+    """Which end of the column's list is the latest."""
+    target: str | None = None
+    """The id feature that attention compares the history with. Default: the `id` feature of the same space."""
+    pool: Literal["mean", "sum"] = "mean"
+
+
+class Cross(FromColumns):
+    """Two or more ids of the row as one id."""
+
+    kind: Literal["cross"] = "cross"
+    of: list[str] = Field(min_length=2, max_length=4)
+    """Names of `id` features."""
+
+
+class Length(FeatureSettings):
+    """How many ids a list holds, before any cut to max_len, as log1p + standardised."""
+
+    kind: Literal["length"] = "length"
+    of: str
+    """A `sequence` or `bag` feature."""
+
+
+class Share(FeatureSettings):
+    """Which share of the last ids of one list stands in another list of the same id space; 0 if the first is empty."""
+
+    kind: Literal["share"] = "share"
+    of: str
+    within: str
+    last: int | None = Field(None, ge=1)
+    """Look at the latest so many only. Default: all."""
+
+
+class Match(FeatureSettings):
+    """How often the row's id, or bag of ids, stands in a list, and how recently.
+
+    Two numbers: log1p of the count, and 1 / (1 + steps back to the last match), 0 without a match.
+    """
+
+    kind: Literal["match"] = "match"
+    of: str
+    """An `id` or `bag` feature of the row, such as the item's own id, its author or its tags."""
+    within: str
+    """A `sequence` feature of the same id space."""
+
+
+class Gap(FeatureSettings):
+    """Time from one column to another, as log1p + standardised; missing where either is."""
+
+    kind: Literal["gap"] = "gap"
+    since: str
+    until: str
+
+
+FEATURE_KINDS = {"id": Id, "number": Number, "bag": Bag, "sequence": Sequence, "cross": Cross, "length": Length,
+                 "share": Share, "match": Match, "gap": Gap}
+
+
+def _spell_out(value: Any) -> Any:
+    """`price: number` is short for `price: {kind: number}`."""
+    if isinstance(value, str):
+        return {"kind": value}
+    if isinstance(value, dict) and "kind" not in value:
+        return {"kind": "id", **value} if value else {"kind": "id"}
+    return value
+
+
+AnyFeature = Annotated[
+    Annotated[Id | Number | Bag | Sequence | Cross | Length | Share | Match | Gap, Field(discriminator="kind")],
+    BeforeValidator(_spell_out)]
+
+
+# ---- tasks
+
+class Task(Section):
+    """One thing to predict."""
+
+    label: str | None = None
+    """The label's column. Default: the task's name."""
+    kind: Literal["binary", "regression", "count"] = "binary"
+    """binary: 0, 1 or null (not observed). regression: squared error. count: Poisson."""
+    after: str | None = None
+    """The binary task that must happen first, as `after: click`."""
+    weight: float = Field(1.0, ge=0)
+    """This task's weight in the loss."""
+
+
+# ---- embedding
+
+class SpaceWidth(Section):
+    width: int | None = Field(None, ge=1)
+
+
+class RowOptimiser(Section):
+    """How embedding rows learn: only rows a batch touches are read or written."""
+
+    name: Literal["adagrad", "rowwise_adagrad", "adam", "sgd"] = "adagrad"
+    lr: float = Field(0.05, gt=0)
+    eps: float = Field(1e-8, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    """For adam only."""
+    l2: float = Field(0.0, ge=0)
+    """Decay added to the gradient of touched rows."""
+
+
+class Embedding(Section):
+    """How wide each id space is, and how its rows learn."""
+
+    width: int = Field(16, ge=1)
+    init: float = Field(0.01, ge=0)
+    """Rows start from N(0, init)."""
+    spaces: dict[str, SpaceWidth] = {}
+    """Settings of single id spaces, as `spaces: {item: {width: 32}}`."""
+    optimiser: RowOptimiser = RowOptimiser()
+    groups: dict[Name, list[str]] = {}
+    """Named groups of features that parts of a model can read, beside the roles."""
+
+
+# ---- train
+
+class DenseOptimiser(Section):
+    """How everything that is not a table learns."""
+
+    name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    l2: float = Field(0.0, ge=0)
+    """On weight matrices; never on biases. For adamw it is the decoupled decay."""
+
+
+class Schedule(Section):
+    """A factor on both learning rates over the run's steps."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)
+    """Steps over which the factor rises from 0 to 1."""
+    final: float = Field(0.0, ge=0, le=1)
+    """The factor at the end of `linear` and `cosine`."""
+
+
+class EarlyStopping(Section):
+    """Stop when a metric no longer improves, and keep the best weights."""
+
+    metric: str = "valid/auc"
+    """`valid/auc` (mean over tasks), `valid/buy/auc`, `valid/buy/logloss`. Better is higher or lower by the metric."""
+    patience: int = Field(1, ge=1)
+    """Evaluations without improvement before the run stops."""
+    min_delta: float = Field(0.0, ge=0)
+
+
+class Train(Section):
+    """The run."""
+
+    out: str | None = None
+    """The run's folder. Default: `runs/<config name>`."""
+    epochs: int | Literal["auto"] = "auto"
+    """`auto`: as many as the valid split rewards, at most 20; one where there is no valid split."""
+    batch_size: int = Field(1024, ge=1)
+    optimiser: DenseOptimiser = DenseOptimiser()
+    schedule: Schedule = Schedule()
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of all gradients together, table rows included."""
+    average: float | None = Field(0.99, gt=0, lt=1)
+    """Decay per step of the weight average that is evaluated and saved; null for the plain weights."""
+    early_stopping: EarlyStopping = EarlyStopping()
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between evaluations on valid. Default: at the end of each epoch."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints. Default: at each evaluation."""
+    log_every: int = Field(20, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int | None = Field(None, ge=1)
+    """Default: torch's own choice."""
+    device: str = "cpu"
+    tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _epochs(self):
+        if isinstance(self.epochs, int) and self.epochs < 1:
+            raise ValueError("epochs must be at least 1, or 'auto'")
+        return self
+
+
+# ---- evaluate
+
+class Evaluate(Section):
+    """The numbers at the end."""
+
+    batch_size: int = Field(8192, ge=1)
+    min_positives: int = Field(10, ge=1)
+    """Fewer positives or negatives than this, and a ranking metric is null with the note 'too few positives'."""
+    frozen: bool = True
+    """Also report GAUC with each user's lists held as at his first row of the split (needs `data.user` and a list)."""
+    truth: dict[str, str] = {}
+    """task: column with its true probability, as simulated logs have; adds the best value any model could reach."""
+    bins: int = Field(20, ge=2)
+    """Equal-mass bins of ECE and of the reliability diagrams."""
+
+
+# ---- all
+
+class Features(Section):
+    """Not written by users: `features:` is this mapping with `lists` as its one reserved key."""
+
+    lists: Literal["auto", "off"] = "auto"
+    columns: dict[Name, AnyFeature]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value):
+        if isinstance(value, dict) and not set(value) <= {"lists", "columns"} or (
+                isinstance(value, dict) and not isinstance(value.get("columns"), dict)):
+            rest = {k: v for k, v in value.items() if k != "lists"}
+            return {"columns": rest, **({"lists": value["lists"]} if "lists" in value else {})}
+        return value
+
+
+class Settings(Section):
+    """A whole config."""
+
+    data: Data = Data()
+    features: Features
+    tasks: dict[Name, Task] = Field(min_length=1)
+    embedding: Embedding = Embedding()
+    model: dict[str, Any] = {"name": "aitm"}
+    """`name` of a paper and its slots; checked against the parts' constructors."""
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
