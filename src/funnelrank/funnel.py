@@ -8,6 +8,7 @@ Both log p and log(1 - p) are exact: taking one from the float32 other kills the
 confidently wrong.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -20,15 +21,15 @@ class Prediction(NamedTuple):
     """What a model says about B rows and T tasks.
 
     For a binary task `mean` is p, over all impressions whatever the reading. For other kinds `mean` is the expected
-    value over all impressions, and log_p and log_not_p are 0. `local` holds the step given its parent: log p(t | parent)
-    for a binary task, the expected value given the parent otherwise; equal to the first two for a task without one.
+    value over all impressions, and log_p and log_not_p are 0. `given` is the same given that the parent happened; for a
+    task without a parent it equals `mean`.
     """
 
     logits: Tensor       # [B, T]
     log_p: Tensor        # [B, T] <= 0
     log_not_p: Tensor    # [B, T] <= 0
     mean: Tensor         # [B, T]
-    given: Tensor        # [B, T] p(t | parent), or the mean given the parent
+    given: Tensor        # [B, T] p(t | parent), or the expected value given the parent
 
 
 class Funnel(nn.Module):
@@ -118,3 +119,38 @@ class Funnel(nn.Module):
                 seen = seen & (labels[:, parent] == 1)
             columns.append(seen)
         return torch.stack(columns, 1)
+
+
+def undo_down_sampling(said: Prediction, funnel: Funnel, task: int, rate: float) -> Prediction:
+    """What the probabilities are before a share `rate` of the negatives of `task` was kept.
+
+        p = p' r / (p' r + (1 - p'))           r = rate, p' as trained
+
+    A step after `task` keeps its probability given `task`, so its p over all impressions falls by the same factor.
+    Tasks beside it are left as they are: how they go together with `task` is not known.
+    """
+    log_p, log_not_p, mean = said.log_p.clone(), said.log_not_p.clone(), said.mean.clone()
+    lp = log_p[:, task] + math.log(rate)
+    whole = torch.logaddexp(lp, log_not_p[:, task])
+    shift = lp - whole - said.log_p[:, task]                                # log of p / p'
+    below = {task}
+    for t, parent in enumerate(funnel.parents):
+        if parent in below:
+            below.add(t)
+    for t in below:
+        if funnel.kinds[t] == "binary":
+            log_p[:, t] = said.log_p[:, t] + shift
+            log_not_p[:, t] = log1mexp(log_p[:, t]) if t != task else log_not_p[:, t] - whole
+            mean[:, t] = log_p[:, t].exp()
+        else:
+            mean[:, t] = mean[:, t] * shift.exp()
+    given = said.given.clone()
+    given[:, task] = mean[:, task] if funnel.parents[task] is None else given[:, task]
+    return said._replace(log_p=log_p, log_not_p=log_not_p, mean=mean, given=given)
+
+
+def log1mexp(log_p: Tensor) -> Tensor:
+    """log(1 - exp(log_p)) for log_p <= 0, exact at both ends."""
+    log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
+    near = log_p > -math.log(2)
+    return torch.where(near, (-torch.expm1(log_p)).log(), torch.log1p(-log_p.exp()))

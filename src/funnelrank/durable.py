@@ -1,0 +1,195 @@
+"""Folders that stand on disk whole or not at all, whenever the process or the machine stops.
+
+    .demo.3f9a01c2.tmp   being written, and locked by its writer; swept away later if that was killed
+    demo                 complete
+    .demo.old            the one before, complete, for the instant between two renames
+
+A folder is written under the first name, every file and then the folder is flushed to the disk, and a rename
+puts it in place. Whoever looks for `demo` in the instant between the renames gets `.demo.old` back under its
+own name.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:      # Windows: nothing is locked, so nothing left behind is swept away
+    fcntl = None
+
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up",
+        errno.EFBIG: "a file may not grow so large here"}
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+HEX = "[0-9a-f]" * 8     # narrow, so that no other program's folder is taken for ours
+ATTEMPTS = 100           # renames lost to another writer of the same folder before we say so
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes `target` when the block ends, or is gone when it raises.
+
+    A folder that is at `target` already stays untouched until the new one is on the disk. Files get mode
+    0644, folders 0755. A link at `target` stays a link; what it points to is replaced. Raises OSError as
+    writing does.
+    """
+    target = Path(os.path.realpath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, escape(target.name))
+    temporary, lock = _begin(target)
+    try:
+        yield temporary
+        _flush(temporary)
+        _put(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        _unlock(lock)
+
+
+def find_folder(target: Path) -> Path | None:
+    """Where the folder `target` is complete: at its place, put back there first if need be. None if nowhere."""
+    target = Path(os.path.realpath(target))
+    old = _old(target)
+    if not target.exists():
+        with contextlib.suppress(OSError):      # gone by now, or a disk that we may only read
+            os.rename(old, target)
+    return next((path for path in (target, old) if path.is_dir()), None)
+
+
+def sweep(folder: Path, name: str, wait: bool = False) -> None:
+    """Removes what killed writers of folders `name`, a glob pattern, left in `folder`.
+
+    With `wait`, first waits for those still writing to end.
+    """
+    for path in folder.glob(f".{name}.{HEX}.tmp"):
+        lock = _lock(path, wait)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            _unlock(lock)
+
+
+def write_failure(error: OSError, folder: Path, needed: int | None = None) -> str | None:
+    """What a person can do about a failed write, as the end of a sentence, or None if it is a fault of ours.
+
+    `needed` is how many bytes were to be written in all, where that is known.
+    """
+    if error.errno in FULL:
+        free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+        wanted = f"about {spell_size(needed)} needed, " if needed else ""
+        return f"{FULL[error.errno]} ({wanted}{spell_size(free)} free); make room or choose a folder elsewhere"
+    if error.errno in REFUSED:
+        return f"cannot be written ({os.strerror(error.errno)}); choose a folder that can"
+    return None
+
+
+def spell_size(size: float) -> str:
+    """1_234_567 bytes -> '1.2 MB'."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, {"bytes": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _begin(target: Path) -> tuple[Path, int | None]:
+    """A fresh temporary folder, and the lock that says its writer lives: None where locks are not to be had."""
+    for last in (False, False, True):
+        path = _temporary(target)
+        path.mkdir(mode=0o755)
+        lock = _lock(path, wait=False)
+        if (lock is not None or last) and path.exists():
+            return path, lock
+        _unlock(lock)            # another process took it for one left behind, before it was locked
+        shutil.rmtree(path, ignore_errors=True)
+    raise OSError(errno.EBUSY, "another process keeps removing what is written", str(target))
+
+
+def _lock(path: Path, wait: bool) -> int | None:
+    if fcntl is None:
+        return None
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:              # its writer lives, or the file system has no locks
+        os.close(lock)
+        return None
+    return lock
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        fcntl.flock(lock, fcntl.LOCK_UN)     # closing is not enough if a forked child holds a copy
+        os.close(lock)
+
+
+def _flush(folder: Path) -> None:
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(place, name)
+            path.chmod(0o644)
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+        os.chmod(place, 0o755)
+        _flush_names(Path(place))
+
+
+def _flush_names(folder: Path) -> None:
+    if os.name == "nt":          # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Renames `temporary` to `target`. At every moment one of `target` and its `.old` is complete."""
+    old = _old(target)
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(OSError):
+            if not target.exists():
+                os.rename(old, target)       # a writer was killed between its two renames
+        if target.exists():
+            _discard(old)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(target, old)
+        try:
+            os.rename(temporary, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue                     # another writer was first; its folder is the old one now
+            raise
+        _flush_names(target.parent)
+        _discard(old)
+        return
+    raise OSError(errno.EBUSY, "another process keeps writing this folder", str(target))
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder under a temporary name, so that it is never seen half removed under its own."""
+    rubbish = _temporary(folder)
+    try:
+        os.rename(folder, rubbish)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(rubbish, ignore_errors=True)

@@ -1,0 +1,98 @@
+"""Embedding, slots and funnel put together: a Batch goes in, a Prediction comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from funnelrank.batch import Batch, Layout
+from funnelrank.embedding.tables import Embedding
+from funnelrank.errors import ConfigError, did_you_mean, listing
+from funnelrank.funnel import Funnel, Prediction
+from funnelrank.inputs import Relation, Spec
+from funnelrank.models.slots import Slots, fill_slots
+from funnelrank.schema import Schema
+from funnelrank.settings import Settings
+
+RARE = 1e-6       # log-odds of a label never or always seen start at +-13.8, not at infinity
+
+
+class RankingModel(nn.Module):
+    """Batch -> Prediction, for every name of `tasks` in order.
+
+    labels: per task {"mean", "std"} over the observed train labels; they set where heads start and the scale of
+    regressions.
+    """
+
+    def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]]):
+        super().__init__()
+        filled = fill_slots(settings.model)
+        self.tasks = tuple(schema.task_names)
+        kinds = [t.kind for t in schema.tasks]
+        means = [labels.get(t, {}).get("mean") for t in self.tasks]
+        means = [0.5 if m is None else float(m) for m in means]
+        stds = [float(labels.get(t, {}).get("std") or 1.0) for t in self.tasks]
+        self.funnel = Funnel(schema.parents, schema.reading, kinds,
+                             loc=[m if k == "regression" else 0.0 for m, k in zip(means, kinds)],
+                             scale=[s if k == "regression" else 1.0 for s, k in zip(stds, kinds)])
+        self.calibrator = calibrator_weight(filled, schema)
+        self.embedding = Embedding(layout, settings.embedding, Slots.needs(filled))
+        self.slots = Slots(filled, Spec(
+            flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
+            relations=relations(filled.get("relations"), schema), outputs=(1,) * len(self.tasks),
+            groups={g: len(c) for g, c in self.embedding.groups.items()},
+            log_odds=tuple(_start(t, kinds, means, schema) for t in range(len(self.tasks)))))
+
+    def forward(self, batch: Batch) -> Prediction:
+        return self.funnel(self.slots(self.embedding(batch)))
+
+
+def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation, ...]:
+    """Who may learn from whom: the tree of `after`, unless `model.relations` says otherwise ({task: [tasks]})."""
+    names = schema.task_names
+    if said is None:
+        return tuple(Relation(p, t) for t, p in enumerate(schema.parents) if p is not None)
+    found = []
+    for child, parents in said.items():
+        for name in (child, *([parents] if isinstance(parents, str) else parents)):
+            if name not in names:
+                raise ConfigError(f"model.relations: no task '{name}'; tasks are {listing(names)}"
+                                  + did_you_mean(name, names))
+        for parent in [parents] if isinstance(parents, str) else parents:
+            if names.index(parent) >= names.index(child):
+                raise ConfigError(f"model.relations.{child}: '{parent}' stands behind '{child}'; information passes "
+                                  "from earlier tasks to later ones, so declare it first")
+            found.append(Relation(names.index(parent), names.index(child)))
+    return tuple(sorted(found, key=lambda r: (r.child, r.parent)))
+
+
+def calibrator_weight(filled: Mapping[str, Any], schema: Schema) -> float:
+    """alpha, or 0 where the calibrator can only be zero; asking for one there is an error."""
+    from funnelrank.models import MODELS
+    said = filled.get("calibrator")
+    acts = schema.reading == "joint" and any(t.after and t.kind == "binary" for t in schema.tasks)
+    if said and not acts:
+        why = ("under the conditional reading p(later) <= p(earlier) holds by construction"
+               if schema.reading == "conditional" else "no binary task comes after another")
+        raise ConfigError(f"model.calibrator: {said} was asked for, but {why}, so it can only be zero; remove it")
+    if said is not None and (not isinstance(said, int | float) or said < 0):
+        raise ConfigError(f"model.calibrator: a weight >= 0 is needed, found {said!r}")
+    if said is None:
+        said = MODELS.get(filled.get("name") or "", {}).get("calibrator", 0.0)
+    return float(said) if acts else 0.0
+
+
+def _start(t: int, kinds: list[str], means: list[float], schema: Schema) -> float:
+    """Where head t's bias starts: log-odds of a binary step (given its parent under the conditional reading)."""
+    if kinds[t] == "regression":
+        return 0.0
+    if kinds[t] == "count":
+        return math.log(max(means[t], RARE))
+    p, parent = means[t], schema.parents[t]
+    if schema.reading == "conditional" and parent is not None:
+        p = p / max(means[parent], RARE)
+    p = min(max(p, RARE), 1 - RARE)
+    return math.log(p / (1 - p))

@@ -1,0 +1,166 @@
+"""How parameters move: rows that a batch touched, dense weights, the learning rate's course, and weight averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from funnelrank.embedding.tables import Embedding, RowGradient, Table
+from funnelrank.settings import DenseOptimiser, RowOptimiser, Schedule
+
+
+class RowUpdates:
+    """The row optimiser: reads and writes only the rows that a step touched.
+
+    With g the gradient of row w, plus l2 * w:
+
+    adagrad           s += g^2;         w -= lr g / (sqrt(s) + eps)
+    rowwise_adagrad   s += mean(g^2);   w -= lr g / (sqrt(s) + eps)      one s a row
+    adam              m, v as in Adam, moved only when touched (lazy); bias corrected by the run's step
+    sgd               w -= lr g
+    """
+
+    def __init__(self, embedding: Embedding, settings: RowOptimiser):
+        self.settings = settings
+        self.step_count = 0
+        self.state: dict[str, dict[str, Tensor]] = {}
+        self.names: dict[int, str] = {}
+        for name, table in embedding.tables.items():
+            w = table.weight
+            shape = {"adagrad": {"sum": w.shape}, "rowwise_adagrad": {"sum": (len(w), 1)},
+                     "adam": {"m": w.shape, "v": w.shape}, "sgd": {}}[settings.name]
+            self.state[name] = {k: torch.zeros(s, device=w.device) for k, s in shape.items()}
+            self.names[id(table)] = name
+
+    @torch.no_grad()
+    def apply(self, gradients: list[RowGradient], factor: float = 1.0) -> None:
+        """Move the rows of one step; `factor` scales the learning rate."""
+        s, lr = self.settings, self.settings.lr * factor
+        self.step_count += 1
+        for gradient in gradients:
+            rows, g, w = gradient.rows, gradient.block.grad, gradient.table.weight
+            old = gradient.block.detach()
+            if s.l2:
+                g = g + s.l2 * old
+            state = self.state[self.names[id(gradient.table)]]
+            if s.name == "sgd":
+                w[rows] = old - lr * g
+            elif s.name == "adam":
+                b1, b2 = s.betas
+                m = state["m"][rows].lerp_(g, 1 - b1)
+                v = state["v"][rows].mul_(b2).addcmul_(g, g, value=1 - b2)
+                state["m"][rows], state["v"][rows] = m, v
+                size = lr / (1 - b1 ** self.step_count)
+                w[rows] = old - size * m / ((v / (1 - b2 ** self.step_count)).sqrt_() + s.eps)
+            else:
+                square = g.square().mean(1, keepdim=True) if s.name == "rowwise_adagrad" else g.square()
+                total = state["sum"][rows] + square
+                state["sum"][rows] = total
+                w[rows] = old - lr * g / (total.sqrt() + s.eps)
+
+
+def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Everything that autograd moves; tables are not among them."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def dense_optimiser(model: nn.Module, settings: DenseOptimiser) -> torch.optim.Optimizer:
+    """L2 acts on weight matrices, never on biases, gains or other vectors."""
+    bias = {id(p) for name, p in model.named_parameters() if name.endswith("bias") or p.dim() < 2}
+    groups = [{"params": [p for p in dense_parameters(model) if (id(p) in bias) == b],
+               "weight_decay": 0.0 if b else settings.l2} for b in (False, True)]
+    groups = [g for g in groups if g["params"]]
+    lr = settings.lr
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr)
+    if settings.name == "adagrad":
+        return torch.optim.Adagrad(groups, lr=lr, eps=settings.eps)
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=lr, betas=settings.betas, eps=settings.eps)
+
+
+def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
+    """The factor on both learning rates at step 0, 1, ...; `total` steps in the run, None where that is not known."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    if settings.name == "constant" or total is None:
+        return 1.0
+    done = min((step - settings.warmup) / max(total - settings.warmup, 1), 1.0)
+    shape = 1 - done if settings.name == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return settings.final + (1 - settings.final) * shape
+
+
+def clip(parameters: list[nn.Parameter], gradients: list[RowGradient], norm: float) -> None:
+    """Scale all gradients, rows included, so that their norm together is at most `norm`."""
+    grads = [p.grad for p in parameters if p.grad is not None] + [g.block.grad for g in gradients]
+    if not grads:
+        return
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    scale = (norm / (total + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(grads, scale)
+
+
+class Average:
+    """Moving average of every weight: a_t = d_t a_{t-1} + (1 - d_t) w_t, with d_t = min(decay, (1 + t) / (10 + t)).
+
+    Dense weights are averaged each step. A row is brought up to date when it is touched and when it is read: while it
+    stands still for the steps s+1 .. t, a_t = w + (d_{s+1} ... d_t) (a_s - w), which is exact and costs nothing.
+    """
+
+    def __init__(self, model: nn.Module, embedding: Embedding, decay: float):
+        self.decay, self.step_count, self.log_decay = decay, 0, 0.0
+        self.model = model
+        self.dense = dense_parameters(model)
+        self.shadow = [p.detach().clone() for p in self.dense]
+        self.tables: dict[str, Table] = dict(embedding.tables.items())
+        self.names = {id(t): n for n, t in self.tables.items()}
+        self.rows = {n: t.weight.detach().clone() for n, t in self.tables.items()}
+        # the running sum of log d at each row's last touch; float64, since it grows with the run
+        self.seen = {n: torch.zeros(len(t.weight), dtype=torch.float64, device=t.weight.device)
+                     for n, t in self.tables.items()}
+
+    @torch.no_grad()
+    def update(self, gradients: list[RowGradient]) -> None:
+        """After a step: `gradients` still hold the touched rows' old values in their blocks."""
+        d = min(self.decay, (1 + self.step_count) / (10 + self.step_count))
+        before, self.log_decay = self.log_decay, self.log_decay + math.log(d)
+        self.step_count += 1
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.dense], 1 - d)
+        for g in gradients:
+            name = self.names[id(g.table)]
+            old = g.block.detach()
+            held = torch.exp(before - self.seen[name][g.rows]).float().unsqueeze(1)
+            average = old + held * (self.rows[name][g.rows] - old)
+            self.rows[name][g.rows] = average.lerp_(g.table.weight[g.rows], 1 - d)
+            self.seen[name][g.rows] = self.log_decay
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Bring every row's average to the present."""
+        for name, table in self.tables.items():
+            for start in range(0, len(table.weight), 1 << 18):
+                part = slice(start, start + (1 << 18))
+                w, a = table.weight[part], self.rows[name][part]
+                held = torch.exp(self.log_decay - self.seen[name][part]).float().unsqueeze(1)
+                self.rows[name][part] = w + held * (a - w)
+                self.seen[name][part] = self.log_decay
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The model with averaged weights, for as long as the block lasts."""
+        self.catch_up()
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for i, p in enumerate(self.dense):
+            p.data, self.shadow[i] = self.shadow[i], p.data
+        for name, table in self.tables.items():
+            table.weight.data, self.rows[name] = self.rows[name], table.weight.data

@@ -1,0 +1,253 @@
+"""The loop: batch, loss, gradients, update; evaluation, early stopping and checkpoints between steps.
+
+It knows no feature and no paper. Everything that decides what comes next is in `state` and the tensors of a
+checkpoint: step, epoch, the loader's position, optimisers, averages, patience, random state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from funnelrank.batch import Batch
+from funnelrank.errors import TrainingError
+from funnelrank.loss import calibrator, task_losses
+from funnelrank.ranker import RankingModel
+from funnelrank.settings import Train
+from funnelrank.train.checkpoint import load_checkpoint, save_checkpoint
+from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
+
+MOST_EPOCHS = 20                     # of `epochs: auto`
+Event = dict[str, Any]
+Report = Callable[[Event], None]
+
+
+class Batches(Protocol):
+    """What the loop asks of a loader."""
+
+    def __len__(self) -> int: ...
+    def epoch(self, number: int) -> Iterator[Batch]: ...
+    def state(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an evaluation on valid found: the metric that early stopping follows, its direction, and all for the log."""
+
+    value: float | None
+    direction: int                   # +1: higher is better
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended. `seconds` and `cpu_seconds` are training alone, without encoding and evaluation."""
+
+    steps: int
+    epochs: int
+    best_step: int
+    best: float | None
+    seconds: float
+    cpu_seconds: float
+    rows: int
+
+
+class Trainer:
+    """Trains `model` on `batches`; `judge` evaluates it on valid, or None where there is no valid split."""
+
+    def __init__(self, model: RankingModel, settings: Train, weights: Tensor, *, folder: Path, report: Report,
+                 judge: Callable[[], Judged] | None = None):
+        self.model, self.settings, self.folder, self.report, self.judge = model, settings, folder, report, judge
+        self.weights = weights                                           # [T] of tasks in the loss
+        self.dense = dense_parameters(model)
+        self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
+        self.base_lr = settings.optimiser.lr
+        self.device = next(iter(model.funnel.buffers())).device
+        self.step = self.epoch = self.rows = 0
+        self.best: float | None = None
+        self.best_step = self.waited = 0
+        self.seconds = self.cpu_seconds = 0.0
+        self._loss_sum = torch.zeros(len(model.tasks) + 1)               # per task, then the calibrator
+        self._loss_steps = 0
+
+    def run(self, batches: Batches, row_optimiser: RowUpdates) -> Trained:
+        """Train to the end and leave the best weights in the model (the averaged ones where averages are kept)."""
+        s = self.settings
+        self.updates = row_optimiser
+        self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
+        epochs = s.epochs if s.epochs != "auto" else (MOST_EPOCHS if self.judge else 1)
+        total = len(batches) * epochs if s.epochs != "auto" else None
+        for self.epoch in range(epochs):
+            with self._timed():
+                for batch in batches.epoch(self.epoch):
+                    self._train_step(batch.to(self.device), total, len(batches) * (self.epoch + 1))
+                    self.position = batches.state()
+                    if s.evaluate_every and self.judge and self.step % s.evaluate_every == 0 and not self._go_on():
+                        break
+                    if s.checkpoint_every and self.step % s.checkpoint_every == 0:
+                        self._save("last")
+                else:
+                    if self.judge is None or s.evaluate_every is not None or self._go_on():
+                        continue
+            break
+        self._flush_log()
+        if self.judge and s.evaluate_every and self.step % s.evaluate_every:
+            self._go_on()                                                # the steps since the last evaluation
+        if self.judge and self.best is not None:
+            self._load_best()
+        elif self.average:
+            self.average.catch_up()
+            self.average._swap()
+        return Trained(self.step, self.epoch + 1, self.best_step or self.step, self.best, self.seconds,
+                       self.cpu_seconds, self.rows)
+
+    def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
+        s = self.settings
+        self.model.train()
+        said = self.model(batch)
+        losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
+        loss = (self.weights * losses).sum()
+        pressed = losses.new_zeros(())
+        if self.model.calibrator:
+            pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
+            loss = loss + self.model.calibrator * pressed
+        self._check_finite(losses, loss)
+        if self.optimiser:
+            self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = self.model.embedding.take_gradients()
+        if s.clip_norm:
+            clip(self.dense, gradients, s.clip_norm)
+        factor = schedule_factor(s.schedule, self.step, total)
+        if self.optimiser:
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.base_lr * factor
+            self.optimiser.step()
+        self.updates.apply(gradients, factor)
+        if self.average:
+            self.average.update(gradients)
+        self.step += 1
+        self.rows += len(batch)
+        self._loss_sum += torch.cat([losses.detach(), pressed.detach().view(1)]).to(self._loss_sum.device)
+        self._loss_steps += 1
+        if self.step % s.log_every == 0:
+            self._flush_log(planned)
+
+    def _check_finite(self, losses: Tensor, loss: Tensor) -> None:
+        if math.isfinite(loss.item()):
+            return
+        tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or ["calibrator"]
+        where = getattr(self, "position", None)
+        raise TrainingError(
+            f"step {self.step + 1}, epoch {self.epoch + 1}: the loss of {', '.join(tasks)} is not finite "
+            f"(batch after position {where}); a lower learning rate, train.clip_norm, or a look at the rows' numbers "
+            "and weights would help. The last checkpoint is untouched.")
+
+    def _flush_log(self, planned: int | None = None) -> None:
+        if not self._loss_steps:
+            return
+        mean = (self._loss_sum / self._loss_steps).tolist()
+        self._loss_sum.zero_()
+        self._loss_steps = 0
+        now, rows = time.perf_counter(), self.rows
+        last, last_rows = getattr(self, "_last_log", (self._started, 0))
+        self._last_log = (now, rows)
+        event: Event = {"event": "step", "step": self.step, "epoch": self.epoch + 1,
+                        "loss": dict(zip(self.model.tasks, mean)), "rows": rows,
+                        "rows_per_s": round((rows - last_rows) / max(now - last, 1e-9))}
+        if self.model.calibrator:
+            event["calibrator"] = mean[-1]
+        if planned:
+            event["steps"] = planned
+        self.report(event)
+
+    # ---- evaluation and early stopping
+
+    def _go_on(self) -> bool:
+        """Evaluate on valid; False when patience is spent."""
+        stop = self.settings.early_stopping
+        self._flush_log()
+        with self._untimed():
+            judged = self.judged()
+            better = judged.value is not None and (
+                self.best is None or judged.direction * (judged.value - self.best) > stop.min_delta)
+            self.report({"event": "evaluate", "step": self.step, "epoch": self.epoch + 1, "metrics": judged.metrics,
+                         "metric": stop.metric, "value": judged.value, "better": better})
+            if better:
+                self.best, self.best_step, self.waited = judged.value, self.step, 0
+                self._save("best")
+            else:
+                self.waited += 1
+            if not self.settings.checkpoint_every:
+                self._save("last")
+        return self.waited < stop.patience
+
+    def judged(self) -> Judged:
+        self.model.eval()
+        with self.average.swapped_in() if self.average else nullcontext():
+            return self.judge()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        self._started, cpu = time.perf_counter(), time.process_time()
+        self._paused = self._paused_cpu = 0.0
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - self._started - self._paused
+            self.cpu_seconds += time.process_time() - cpu - self._paused_cpu
+
+    @contextmanager
+    def _untimed(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._paused = getattr(self, "_paused", 0.0) + time.perf_counter() - wall
+            self._paused_cpu = getattr(self, "_paused_cpu", 0.0) + time.process_time() - cpu
+            if hasattr(self, "_last_log"):
+                self._last_log = (time.perf_counter(), self.rows)
+
+    # ---- checkpoints
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is a tensor: weights, row states, the dense optimiser, averages, random state."""
+        out = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        out |= {f"rows.{t}.{k}": v for t, state in self.updates.state.items() for k, v in state.items()}
+        if self.optimiser:
+            for i, p in enumerate(p for g in self.optimiser.param_groups for p in g["params"]):
+                out |= {f"dense.{i}.{k}": torch.as_tensor(v) for k, v in self.optimiser.state.get(p, {}).items()}
+        if self.average:
+            out |= {f"average.dense.{i}": v for i, v in enumerate(self.average.shadow)}
+            out |= {f"average.rows.{t}": v for t, v in self.average.rows.items()}
+            out |= {f"average.seen.{t}": v for t, v in self.average.seen.items()}
+        return out | {"random": torch.get_rng_state()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is a number: where the run stands."""
+        return {"step": self.step, "epoch": self.epoch, "rows": self.rows, "best": self.best,
+                "best_step": self.best_step, "waited": self.waited, "position": getattr(self, "position", None),
+                "row_steps": self.updates.step_count,
+                "average": {"steps": self.average.step_count, "log_decay": self.average.log_decay}
+                if self.average else None, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+    def _save(self, name: str) -> None:
+        if name == "best":
+            with self.average.swapped_in() if self.average else nullcontext():
+                save_checkpoint(self.folder, name, {f"model.{k}": v for k, v in self.model.state_dict().items()},
+                                {"step": self.step, "best": self.best})
+        else:
+            save_checkpoint(self.folder, name, self.tensors(), self.state())
+        self.report({"event": "checkpoint", "step": self.step, "name": name})
+
+    def _load_best(self) -> None:
+        tensors, _ = load_checkpoint(self.folder, "best")
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})

@@ -1,0 +1,115 @@
+"""The embedding against a plain table per feature."""
+
+import torch
+
+from funnelrank.embedding.tables import Embedding
+from funnelrank.inputs import Needs
+from made import batch, config, layout
+
+
+def embedding(**settings):
+    torch.manual_seed(0)
+    return Embedding(layout(), config(embedding={"width": 4, "init": 0.5, **settings}).embedding,
+                     Needs(histories=True, groups=("user", "mine")) if "groups" in settings else Needs())
+
+
+def row(e, feature, i):
+    """The vector of id i of a feature, the slow way."""
+    space = e.layout.space[feature]
+    for table in e.tables.values():
+        if space in table.offset:
+            return table.weight[table.offset[space] + i]
+    raise AssertionError(space)
+
+
+def test_flat_is_every_feature_once_at_its_slice():
+    e, rows = embedding(spaces={"item": {"width": 6}}), batch()
+    flat = e(rows).flat
+    assert flat.shape == (12, e.flat_width) == (12, 4 + 6 + 4 + 6 + 4 + 2)
+    for b in range(12):
+        for i, f in enumerate(("user", "item", "tab")):
+            torch.testing.assert_close(flat[b, e.slices[f]], row(e, f, rows.ids[b, i]))
+        for k, (f, how) in enumerate((("shown", "mean"), ("tags", "sum"))):
+            values, offsets = rows.bags(k)
+            vectors = [row(e, f, v) for v in values[offsets[b]:offsets[b + 1]]]
+            expected = torch.stack(vectors).sum(0) if vectors else torch.zeros(e.width_of[f])
+            if vectors and how == "mean":
+                expected = expected / len(vectors)
+            torch.testing.assert_close(flat[b, e.slices[f]], expected)
+        assert flat[b, e.slices["price"]] == rows.numbers[b, 0]
+
+
+def test_flat_is_ordered_by_role():
+    e = embedding()
+    starts = [e.slices[f].start for f in ("user", "shown", "item", "tags", "price", "tab")]
+    assert starts == sorted(starts)
+
+
+def test_training_gives_the_same_numbers_as_evaluation():
+    e, rows = embedding(), batch()
+    torch.testing.assert_close(e.train()(rows).flat, e.eval()(rows).flat)
+
+
+def test_row_gradients_are_the_dense_gradient_at_distinct_rows():
+    e, rows = embedding(), batch(40)
+    direction = torch.randn(40, e.flat_width)
+    (e.train()(rows).flat * direction).sum().backward()
+    (gradient,) = e.take_gradients()
+    table = e.tables["width_4"]
+    dense = table.weight.detach().clone().requires_grad_()
+    table.weight = torch.nn.Parameter(dense.detach(), requires_grad=False)
+    total = torch.zeros_like(dense)
+    for b in range(40):
+        for i, f in enumerate(("user", "item", "tab")):
+            total[table.offset[e.layout.space[f]] + rows.ids[b, i]] += direction[b, e.slices[f]]
+        for k, f in enumerate(("shown", "tags")):
+            values, offsets = rows.bags(k)
+            mine = values[offsets[b]:offsets[b + 1]]
+            for v in mine:
+                share = 1 / len(mine) if f == "shown" else 1
+                total[table.offset[e.layout.space[f]] + v] += share * direction[b, e.slices[f]]
+    total[table.pad] = 0
+    assert len(gradient.rows.unique()) == len(gradient.rows)
+    torch.testing.assert_close(gradient.block.grad, total[gradient.rows], atol=1e-5, rtol=1e-5)
+    untouched = torch.ones(len(total), dtype=torch.bool)
+    untouched[gradient.rows] = False
+    assert total[untouched].abs().sum() == 0
+
+
+def test_pad_is_zeros_and_never_learns():
+    e, rows = embedding(), batch()
+    rows.ids[:] = 0
+    assert (e.train()(rows).flat[:, e.slices["item"]] == 0).all()
+    e(rows).flat.square().sum().backward()
+    e(rows).flat.sum().backward()
+    for gradient in e.take_gradients():
+        assert gradient.block.grad[torch.isin(gradient.rows, gradient.table.pad)].abs().sum() == 0
+
+
+def test_weighted_mean_divides_by_the_weights():
+    e, rows = embedding(), batch()
+    rows.value_weights = torch.rand(len(rows.values)) + 0.1
+    flat = e(rows).flat
+    values, offsets = rows.bags(0)
+    for b in range(12):
+        lo, hi = offsets[b], offsets[b + 1]
+        w = rows.value_weights[lo:hi]
+        if hi > lo:
+            expected = sum(wi * row(e, "shown", v) for wi, v in zip(w, values[lo:hi])) / w.sum()
+            torch.testing.assert_close(flat[b, e.slices["shown"]], expected)
+
+
+def test_groups_and_histories_are_what_was_asked_for():
+    e, rows = embedding(groups={"mine": ["price", "item"]}), batch()
+    x = e(rows)
+    torch.testing.assert_close(x.groups["mine"], torch.cat([x.flat[:, e.slices["item"]],
+                                                            x.flat[:, e.slices["price"]],
+                                                            x.flat[:, e.slices["price.missing"]]], 1))
+    assert x.groups["user"].shape == (12, 8)
+    history = x.histories["shown"]
+    torch.testing.assert_close(history.target, x.flat[:, e.slices["item"]])
+    assert history.values.shape == (len(rows.bags(0)[0]), 4)
+
+
+def test_batch_of_no_rows():
+    assert embedding()(batch(0)).flat.shape[0] == 0

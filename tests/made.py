@@ -1,0 +1,53 @@
+"""Small made things that many tests need: a layout, a batch, a model."""
+
+import torch
+
+from funnelrank.batch import Batch, Layout
+from funnelrank.ranker import RankingModel
+from funnelrank.schema import resolve
+from funnelrank.settings import Settings
+
+
+def config(model=None, tasks=None, **rest) -> Settings:
+    return Settings.model_validate({
+        "data": {"scenario": "tab", "user": "user", "contradictions": "keep"},
+        "features": {"user": {"min_count": 1}, "item": {"min_count": 1}, "tab": "id", "price": "number",
+                     "shown": {"kind": "sequence", "space": "item"}, "tags": {"kind": "bag"}, "lists": "off"},
+        "tasks": tasks or {"click": {}, "cart": {"after": "click"}, "buy": {"after": "cart"}},
+        "embedding": {"width": 4},
+        "model": {"name": "aitm", "represent": {"hidden": [16, 8]}} if model is None else model, **rest})
+
+
+def layout(tasks=("click", "cart", "buy")) -> Layout:
+    return Layout(
+        ids=("user", "item", "tab"), numbers=("price", "price.missing"), lists=("shown", "tags"), tasks=tuple(tasks),
+        space={"user": "user", "item": "item", "tab": "tab", "shown": "item", "tags": "tags"},
+        size={"user": 20, "item": 30, "tab": 5, "tags": 9},
+        role={"user": "user", "item": "item", "tab": "scenario", "price": "item", "price.missing": "item",
+              "shown": "user", "tags": "item"},
+        pool={"shown": "mean", "tags": "sum"}, target={"shown": "item"},
+        feature={"price": "price", "price.missing": "price"}, scenarios=("a", "b", "c"))
+
+
+def batch(rows: int = 12, tasks: int = 3, seed: int = 0, missing: float = 0.0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=g, dtype=torch.int32)
+    lengths = torch.randint(0, 4, (2 * rows,), generator=g)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    n_shown = int(offsets[rows])
+    labels = torch.rand(rows, tasks, generator=g).lt(0.4).float().cumprod(1)
+    labels[torch.rand(rows, tasks, generator=g) < missing] = float("nan")
+    return Batch(
+        ids=torch.stack([draw(20, rows), draw(30, rows), draw(5, rows)], 1),
+        numbers=torch.randn(rows, 2, generator=g),
+        values=torch.cat([2 + draw(28, n_shown), 2 + draw(7, int(offsets[-1]) - n_shown)]),
+        offsets=offsets, scenario=draw(5, rows), labels=labels, weight=torch.ones(rows),
+        user=torch.arange(rows))
+
+
+def model(settings: Settings | None = None, seed: int = 0) -> RankingModel:
+    settings = settings or config()
+    torch.manual_seed(seed)
+    schema = resolve(settings)
+    return RankingModel(settings, schema, layout(schema.task_names),
+                        {t: {"mean": 0.3 / (i + 1), "std": 1.0} for i, t in enumerate(schema.task_names)})

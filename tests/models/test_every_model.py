@@ -1,0 +1,111 @@
+"""Properties that hold for every model, whatever its paper."""
+
+import pytest
+import torch
+
+from funnelrank.loss import calibrator, task_losses
+from funnelrank.models import MODELS, PARTS
+from funnelrank.models.slots import fill_slots
+from funnelrank.train.optim import RowUpdates, dense_optimiser
+from made import batch, config, model
+
+SINGLES = [{"name": n} for n in MODELS]
+VARIANTS = [{"name": "aitm", "transfer": {"variant": v, "heads": 2}} for v in ("self_gate", "cross", "own_keys")]
+GRID = [{"represent": {"name": r, "per": per}, "transfer": t, "predict": p}
+        for r in PARTS["represent"] for per in ("all", "task") for t in (None, *PARTS["transfer"])
+        for p in PARTS["predict"]]
+ALL = SINGLES + VARIANTS + GRID
+NAMES = ["/".join(str(v if isinstance(v, str) else (v or {}).get("name", v)) for v in m.values()) + f"-{i}"
+         for i, m in enumerate(ALL)]
+
+
+@pytest.fixture(params=ALL, ids=NAMES)
+def said(request):
+    return request.param
+
+
+def same(model, rows):
+    model.eval()
+    with torch.no_grad():
+        return model(rows).logits
+
+
+def pick(rows, keep):
+    """The rows `keep` of a batch, lists included."""
+    B, K = len(rows), 2
+    from dataclasses import replace
+    values, lengths = [], []
+    for k in range(K):
+        v, o = rows.bags(k)
+        for b in keep:
+            values.append(v[o[b]:o[b + 1]])
+            lengths.append(len(values[-1]))
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return replace(rows, ids=rows.ids[keep], numbers=rows.numbers[keep], values=torch.cat(values), offsets=offsets,
+                   scenario=rows.scenario[keep], labels=rows.labels[keep], weight=rows.weight[keep],
+                   user=rows.user[keep])
+
+
+def test_one_finite_logit_per_row_and_task(said):
+    logits = same(model(config(said)), batch())
+    assert logits.shape == (12, 3) and logits.isfinite().all()
+
+
+def test_every_parameter_gets_a_gradient_and_so_does_every_table(said):
+    m, rows = model(config(said)), batch(200)
+    m.train()
+    task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum().backward()
+    silent = [n for n, p in m.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().sum() == 0)]
+    assert not silent
+    gradients = m.embedding.take_gradients()
+    assert gradients and all(g.block.grad.abs().sum() > 0 for g in gradients)
+
+
+def test_a_rows_answer_does_not_depend_on_its_neighbours(said):
+    m, rows = model(config(said)), batch()
+    torch.testing.assert_close(same(m, rows)[[3]], same(m, pick(rows, [3])), atol=1e-6, rtol=1e-5)
+
+
+def test_permuting_rows_permutes_answers(said):
+    m, rows = model(config(said)), batch()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(5)).tolist()
+    torch.testing.assert_close(same(m, rows)[order], same(m, pick(rows, order)), atol=1e-6, rtol=1e-5)
+
+
+def test_saved_and_loaded_gives_the_same_bits(said):
+    a, b = model(config(said), seed=0), model(config(said), seed=1)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(same(a, batch()), same(b, batch()))
+
+
+def test_two_hundred_steps_learn_a_planted_rule(said):
+    settings = config(said)
+    m = model(settings)
+    rows = batch(256, seed=2)
+    rule = (rows.numbers[:, 0] > 0).float()
+    rows.labels[:] = torch.stack([rule, rule * (rows.ids[:, 2] > 1), rule * (rows.ids[:, 2] > 2)], 1)
+    dense, updates = dense_optimiser(m, settings.train.optimiser.model_copy(update={"lr": 0.01})), RowUpdates(
+        m.embedding, settings.embedding.optimiser)
+    m.train()
+    for step in range(200):
+        prediction = m(rows)
+        loss = task_losses(m.funnel, prediction, rows.labels, rows.weight).sum()
+        loss = loss + m.calibrator * calibrator(prediction, m.funnel.parents, m.funnel.kinds)
+        if step == 0:
+            first = loss.item()
+        dense.zero_grad()
+        loss.backward()
+        updates.apply(m.embedding.take_gradients())
+        dense.step()
+    assert loss.item() < 0.35 * first
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_recipe_filled_in_is_its_own_recipe(name):
+    filled = fill_slots({"name": name})
+    assert fill_slots({k: v for k, v in filled.items() if v is not None}) == {**filled, "calibrator": filled.get(
+        "calibrator")} or filled == fill_slots(filled)
+
+
+def test_swapping_a_part_keeps_one_tower_per_task():
+    assert fill_slots({"name": "aitm", "represent": "mlp"})["represent"]["per"] == "task"

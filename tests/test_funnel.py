@@ -1,0 +1,110 @@
+"""The funnel's identities, against plain float64."""
+
+import math
+
+import pytest
+import torch
+
+from funnelrank.funnel import Funnel, log1mexp, undo_down_sampling
+
+TREE = [None, 0, 1, 0]          # click > cart > buy, click > like
+Z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def test_joint_reading_is_one_sigmoid_a_task():
+    said = Funnel(TREE)(Z)
+    torch.testing.assert_close(said.mean, torch.sigmoid(Z))
+    torch.testing.assert_close(said.log_not_p, torch.log1p(-torch.sigmoid(Z.double())).float(), atol=1e-6, rtol=1e-5)
+
+
+def test_conditional_reading_multiplies_along_the_tree():
+    said = Funnel(TREE, "conditional")(Z)
+    s = torch.sigmoid(Z.double())
+    p = torch.stack([s[:, 0], s[:, 0] * s[:, 1], s[:, 0] * s[:, 1] * s[:, 2], s[:, 0] * s[:, 3]], 1)
+    torch.testing.assert_close(said.log_p.exp().double(), p, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(said.log_not_p.exp().double(), 1 - p, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(said.given.double(), s, atol=1e-6, rtol=1e-5)
+
+
+def test_conditional_probabilities_never_rise_down_the_funnel():
+    mean = Funnel(TREE, "conditional")(Z * 10).mean
+    for child, parent in ((1, 0), (2, 1), (3, 0)):
+        assert (mean[:, child] <= mean[:, parent]).all()
+
+
+def test_log_not_p_keeps_its_gradient_where_the_model_is_confidently_wrong():
+    z = torch.tensor([[40.0, 40.0]], requires_grad=True)
+    funnel = Funnel([None, 0], "conditional")
+    loss = funnel.nll(funnel(z), torch.zeros(1, 2)).sum()
+    loss.backward()
+    assert torch.isfinite(loss) and z.grad.abs().min() > 0.4
+
+
+@pytest.mark.parametrize("reading", ["joint", "conditional"])
+def test_loss_of_the_first_task_has_gradient_p_minus_y(reading):
+    z = torch.randn(50, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    y = torch.rand(50, 2).lt(0.3).float()
+    funnel = Funnel([None, 0], reading)
+    funnel.nll(funnel(z), y)[:, 0].sum().backward()
+    torch.testing.assert_close(z.grad[:, 0], torch.sigmoid(z.detach()[:, 0]) - y[:, 0], atol=1e-6, rtol=1e-5)
+    assert z.grad[:, 1].abs().max() == 0
+
+
+def test_conversion_learns_from_unclicked_rows_under_the_conditional_reading():
+    z = torch.zeros(1, 2, requires_grad=True)
+    funnel = Funnel([None, 0], "conditional")
+    funnel.nll(funnel(z), torch.zeros(1, 2))[:, 1].sum().backward()
+    assert z.grad[0, 1] > 0
+
+
+def test_missing_label_weighs_nothing_and_leaves_other_tasks_alone():
+    z = torch.randn(30, 4, requires_grad=True)
+    y = torch.rand(30, 4).lt(0.5).float()
+    hidden = y.clone()
+    hidden[:, 2] = float("nan")
+    funnel = Funnel(TREE)
+    full, part = funnel.nll(funnel(z), y), funnel.nll(funnel(z), hidden)
+    assert (part[:, 2] == 0).all()
+    torch.testing.assert_close(part[:, [0, 1, 3]], full[:, [0, 1, 3]])
+    part.sum().backward()
+    assert (z.grad[:, 2] == 0).all() and z.grad.isfinite().all()
+
+
+def test_regression_is_squared_error_in_units_of_its_spread():
+    funnel = Funnel([None, 0], "joint", ["binary", "regression"], loc=[0, 5.0], scale=[1, 2.0])
+    said = funnel(torch.tensor([[0.0, 1.5]]))
+    assert said.mean[0, 1] == 8.0
+    assert funnel.nll(said, torch.tensor([[1.0, 4.0]]))[0, 1] == pytest.approx((4 - 8) ** 2 / (2 * 2**2))
+
+
+def test_count_is_poisson_and_lowest_at_the_label():
+    funnel = Funnel([None], kinds=["count"])
+    loss = lambda mean: funnel.nll(funnel(torch.tensor([[math.log(mean)]])), torch.tensor([[3.0]])).item()
+    assert loss(3.0) < min(loss(2.9), loss(3.1))
+
+
+def test_value_after_a_step_is_observed_only_there_and_served_over_all():
+    funnel = Funnel([None, 0], "conditional", ["binary", "regression"], loc=[0, 10.0], scale=[1, 1.0])
+    said = funnel(torch.tensor([[0.0, 0.0]]))
+    assert said.given[0, 1] == 10 and said.mean[0, 1] == pytest.approx(5.0)
+    assert funnel.observed(torch.tensor([[0.0, 0.0], [1.0, 9.0]]))[:, 1].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("reading", ["joint", "conditional"])
+def test_down_sampling_is_undone_exactly_on_a_nested_funnel(reading):
+    p, step, rate = 0.1, 0.2, 0.25                                    # true click, buy | click
+    kept = p + (1 - p) * rate
+    p_seen, buy_seen = p / kept, p * step / kept
+    logit = lambda q: math.log(q / (1 - q))
+    z = torch.tensor([[logit(p_seen), logit(step if reading == "conditional" else buy_seen), 0.3]])
+    funnel = Funnel([None, 0, None], reading)
+    fixed = undo_down_sampling(funnel(z), funnel, 0, rate)
+    assert fixed.mean[0].tolist() == pytest.approx([p, p * step, torch.sigmoid(torch.tensor(0.3)).item()], rel=1e-5)
+    torch.testing.assert_close(fixed.log_p[:, :2].exp() + fixed.log_not_p[:, :2].exp(), torch.ones(1, 2))
+    assert fixed.given[0, 1].item() == pytest.approx(step, rel=1e-5)
+
+
+def test_log1mexp_is_exact_at_both_ends():
+    x = torch.tensor([-1e-8, -1e-3, -0.5, -5.0, -80.0])
+    expected = torch.log(-torch.expm1(x.double())).float()
+    torch.testing.assert_close(log1mexp(x), expected)
