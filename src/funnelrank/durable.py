@@ -26,9 +26,8 @@ except ImportError:      # Windows: nothing is locked, so nothing left behind is
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up",
         errno.EFBIG: "a file may not grow so large here"}
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 HEX = "[0-9a-f]" * 8     # narrow, so that no other program's folder is taken for ours
-ATTEMPTS = 100           # renames lost to another writer of the same folder before we say so
 
 
 @contextmanager
@@ -47,21 +46,28 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         _put(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)     # not there any more unless something was raised
         _unlock(lock)
 
 
 def find_folder(target: Path) -> Path | None:
     """Where the folder `target` is complete: at its place, put back there first if need be. None if nowhere."""
     target = Path(os.path.realpath(target))
-    old = _old(target)
-    if not target.exists():
-        with contextlib.suppress(OSError):      # gone by now, or a disk that we may only read
-            os.rename(old, target)
-    return next((path for path in (target, old) if path.is_dir()), None)
+    if target.is_dir():
+        return target
+    with _alone(target.parent):          # a writer may be between its two renames
+        _put_back(target)
+        return next((path for path in (target, _old(target)) if path.is_dir()), None)
+
+
+@contextmanager
+def held_folder(target: Path) -> Iterator[Path | None]:
+    """Where `find_folder` finds it, and no other process replaces it within the block."""
+    target = Path(os.path.realpath(target))
+    find_folder(target)
+    with _alone(target.parent, among_readers=True):
+        yield next((path for path in (target, _old(target)) if path.is_dir()), None)
 
 
 def sweep(folder: Path, name: str, wait: bool = False) -> None:
@@ -120,7 +126,7 @@ def _begin(target: Path) -> tuple[Path, int | None]:
     raise OSError(errno.EBUSY, "another process keeps removing what is written", str(target))
 
 
-def _lock(path: Path, wait: bool) -> int | None:
+def _lock(path: Path, wait: bool, shared: bool = False) -> int | None:
     if fcntl is None:
         return None
     try:
@@ -128,7 +134,7 @@ def _lock(path: Path, wait: bool) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError:              # its writer lives, or the file system has no locks
         os.close(lock)
         return None
@@ -165,31 +171,38 @@ def _flush_names(folder: Path) -> None:
 def _put(temporary: Path, target: Path) -> None:
     """Renames `temporary` to `target`. At every moment one of `target` and its `.old` is complete."""
     old = _old(target)
-    for _ in range(ATTEMPTS):
-        with contextlib.suppress(OSError):
-            if not target.exists():
-                os.rename(old, target)       # a writer was killed between its two renames
+    with _alone(target.parent):
+        _put_back(target)
         if target.exists():
-            _discard(old)
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(target, old)
-        try:
-            os.rename(temporary, target)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                continue                     # another writer was first; its folder is the old one now
-            raise
+            _discard_old(target)
+            os.rename(target, old)
+        os.rename(temporary, target)
         _flush_names(target.parent)
-        _discard(old)
-        return
-    raise OSError(errno.EBUSY, "another process keeps writing this folder", str(target))
+        _discard_old(target)
 
 
-def _discard(folder: Path) -> None:
-    """Removes a folder under a temporary name, so that it is never seen half removed under its own."""
-    rubbish = _temporary(folder)
+def _put_back(target: Path) -> None:
+    """Gives the one before its name back, if a writer was killed between its two renames."""
+    if not target.exists():
+        with contextlib.suppress(OSError):      # there is none, or the disk may only be read
+            os.rename(_old(target), target)
+
+
+@contextmanager
+def _alone(parent: Path, among_readers: bool = False) -> Iterator[None]:
+    """No other process renames in `parent` meanwhile, where the file system has locks."""
+    lock = _lock(parent, wait=True, shared=among_readers)
     try:
-        os.rename(folder, rubbish)
+        yield
+    finally:
+        _unlock(lock)
+
+
+def _discard_old(target: Path) -> None:
+    """Removes the one before under a temporary name, so that it is never seen half removed under its own."""
+    rubbish = _temporary(target)
+    try:
+        os.rename(_old(target), rubbish)
     except FileNotFoundError:
         return
     shutil.rmtree(rubbish, ignore_errors=True)

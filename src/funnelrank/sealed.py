@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from funnelrank.durable import find_folder, new_folder, write_failure
+from funnelrank.durable import held_folder, new_folder, write_failure
 from funnelrank.errors import ArtefactError, TrainingError, did_you_mean, listing
 
 FORMAT = 1
@@ -81,17 +81,17 @@ def open_sealed(folder: Path, kind: str) -> Sealed:
     Raises ArtefactError naming the file and what is wrong with it.
     """
     where = f"{kind} {folder}"
-    path = find_folder(folder)
-    if path is None:
-        near = did_you_mean(folder.name, (p.name for p in folder.parent.iterdir() if p.is_dir())
-                            if folder.parent.is_dir() else ())
-        raise ArtefactError(f"{where}: there is no such folder{near}")
-    try:
-        manifest = _manifest(path, kind, where)
-        _verify(path, manifest["files"], where)
-    except OSError as error:
-        raise ArtefactError(f"{where}: cannot be read ({error.strerror})") from error
-    return Sealed(path, manifest, manifest["about"])
+    with held_folder(folder) as path:
+        if path is not None:
+            try:
+                manifest = _manifest(path, kind, where)
+                _verify(path, manifest["files"], where)
+            except OSError as error:
+                raise ArtefactError(f"{where}: cannot be read ({error.strerror})") from error
+            return Sealed(path, manifest, manifest["about"])
+    near = did_you_mean(folder.name, (p.name for p in folder.parent.iterdir() if p.is_dir())
+                        if folder.parent.is_dir() else ())
+    raise ArtefactError(f"{where}: there is no such folder{near}")
 
 
 def to_json(value: Any) -> bytes:
@@ -255,17 +255,17 @@ def _seal(path: Path) -> dict[str, Any]:
 def _refuse_strangers(folder: Path, kind: str) -> None:
     """Replacing a folder removes it, so it must hold nothing but what we once wrote."""
     where = f"{kind} {folder}"
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise ArtefactError(f"{where}: is a file; choose another place")
-    there = find_folder(folder)
-    if there is None or not any(there.iterdir()):
-        return
-    try:
-        known = set(_manifest(there, kind, where)["files"])
-    except ArtefactError as error:
-        raise ArtefactError(f"{where}: is in the way and not replaced, because it may be something else ({error}); "
-                            "move it or choose another place") from None
-    strangers = sorted(set(_names(there, where)) - known)
-    if strangers:
-        raise ArtefactError(f"{where}: also holds {listing(strangers)}, which would be lost; move it elsewhere, or "
-                            f"choose another place for the new {kind}")
+    with held_folder(folder) as path:
+        if path is None or not any(path.iterdir()):
+            return
+        try:
+            known = set(_manifest(path, kind, where)["files"])
+        except ArtefactError as error:
+            raise ArtefactError(f"{where}: is in the way and not replaced, because it may be something else "
+                                f"({error}); move it or choose another place") from None
+        strangers = sorted(set(_names(path, where)) - known)
+        if strangers:
+            raise ArtefactError(f"{where}: also holds {listing(strangers)}, which would be lost; move it elsewhere, "
+                                f"or choose another place for the new {kind}")

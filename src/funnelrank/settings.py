@@ -47,11 +47,22 @@ class Section(BaseModel):
 class Csv(Section):
     """How text files are cut into columns."""
 
-    delimiter: str = ","
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """Default for .tsv files: a tab."""
     header: bool = True
     """The first line of every file names the columns."""
     columns: list[str] | None = None
     """The columns' names, where files have no header line."""
+    types: dict[str, Literal["int", "float", "text"]] = {}
+    """Types of single columns. Default: what the values of the first rows are."""
+
+    @model_validator(mode="after")
+    def _named_once(self):
+        if self.header and self.columns is not None:
+            raise ValueError("columns names the columns of files without a header line; set header: false, too")
+        if not self.header and not self.columns:
+            raise ValueError("files without a header line need their columns named; add columns: [...]")
+        return self
 
 
 class TableSettings(Section):

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from made import batch, config, model
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Relation, Spec
 from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.mlp import LinearHeads
-from made import batch, config, model
 
 CHAIN = (Relation(0, 1), Relation(1, 2))
 H = 8

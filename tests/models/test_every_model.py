@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from made import batch, config, model
 
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.models import MODELS, PARTS
 from funnelrank.models.slots import fill_slots
 from funnelrank.train.optim import RowUpdates, dense_optimiser
-from made import batch, config, model
 
 SINGLES = [{"name": n} for n in MODELS]
 VARIANTS = [{"name": "aitm", "transfer": {"variant": v, "heads": 2}} for v in ("self_gate", "cross", "own_keys")]

@@ -1,7 +1,7 @@
 import pytest
+from made import config, model
 
 from funnelrank.errors import ConfigError
-from made import config, model
 
 
 @pytest.mark.parametrize("said, sentence", [

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from made import batch, config, model
 
 from funnelrank.settings import RowOptimiser, Schedule
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
-from made import batch, config, model
 
 
 def steps(m, n, updates, after=lambda g: None, rows=16):

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made import batch, config, model
 
 from funnelrank.errors import TrainingError
 from funnelrank.settings import Train
 from funnelrank.train.checkpoint import load_checkpoint
 from funnelrank.train.optim import RowUpdates
 from funnelrank.train.trainer import Judged, Trainer
-from made import batch, config, model
 
 
 class Batches:

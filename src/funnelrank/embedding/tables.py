@@ -55,7 +55,7 @@ class Table(nn.Module):
         self.pending: list[RowGradient] = []
 
     def block(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """index [n] int64 -> (rows to look in, place of each index in them): while training, a leaf of distinct rows."""
+        """index [n] int64 -> (rows to look in, each index's place there): while training, distinct rows."""
         if not (self.training and torch.is_grad_enabled()):
             return self.weight, index
         rows, place = torch.unique(index, return_inverse=True)
@@ -169,7 +169,8 @@ class Embedding(nn.Module):
                 if self.needs.histories and name in layout.target:
                     histories[name] = History(F.embedding(where, rows), offsets,
                                               vectors[layout.target[name]])
-        flat = torch.cat([vectors[r] if isinstance(r, str) else batch.numbers.index_select(1, r.to(batch.numbers.device))
+        numbers = batch.numbers
+        flat = torch.cat([vectors[r] if isinstance(r, str) else numbers.index_select(1, r.to(numbers.device))
                           for r in self.runs], 1)                                                    # [B, W]
         fields = None
         if self.needs.fields:

@@ -67,7 +67,7 @@ class MLP(nn.Module):
         self.stack = stack
         self.out = hidden[-1] if hidden else width
         self.layers = nn.ModuleList()
-        for i, (a, b) in enumerate(zip([width, *hidden], hidden)):
+        for a, b in zip([width, *hidden], hidden):
             self.layers.append(nn.ModuleDict({
                 "linear": Linear(a, b, stack=stack),
                 **({"norm": Norm(norm, b, stack)} if norm else {}),

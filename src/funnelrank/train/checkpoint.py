@@ -53,6 +53,6 @@ def _plain(value: Any, where: str) -> Any:
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if type(value) not in (str, int, float, bool, type(None)):
+    if not isinstance(value, str | int | float | bool | None):
         raise TypeError(f"{where}: {value!r} is a {type(value).__name__}, which JSON would change")
     return value

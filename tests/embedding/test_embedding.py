@@ -1,10 +1,10 @@
 """The embedding against a plain table per feature."""
 
 import torch
+from made import batch, config, layout
 
 from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import Needs
-from made import batch, config, layout
 
 
 def embedding(**settings):

@@ -1,0 +1,5 @@
+import sys
+
+from funnelrank.cli import main
+
+sys.exit(main())

@@ -1,0 +1,37 @@
+"""The artefact: a folder with everything that scoring needs, verified before any of it is used.
+
+config, schema, encoder, model.safetensors, metrics, and a manifest with the format version and the hash of
+every file. What it means for a folder to be sealed, and how one replaces another, is said in sealed.py and
+durable.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from funnelrank.sealed import Content, load_tensors, open_sealed, save_tensors, write_sealed
+from funnelrank.sealed import Sealed as Artefact
+
+__all__ = ["Artefact", "load_tensors", "open_artefact", "save_tensors", "write_artefact"]
+
+
+def write_artefact(folder: Path, files: Mapping[str, Content], about: Mapping[str, Any]) -> None:
+    """Writes an artefact, complete or not at all; one that is there is replaced when the new one is on disk.
+
+    `files` maps a name to bytes, or to a function that writes a file or a folder of files at the path it is
+    given: `{"config.yaml": b"...", "encoder": encoder.save}`. `about` is what JSON can hold.
+
+    Raises ArtefactError if `folder` holds anything but an artefact, and TrainingError if the disk is full or
+    cannot be written; what was at `folder` is then untouched.
+    """
+    write_sealed(Path(folder), "artefact", files, about)
+
+
+def open_artefact(folder: Path) -> Artefact:
+    """The folder's path, manifest and `about`, after every name, size and hash was verified.
+
+    Raises ArtefactError naming the file and what is wrong with it: missing, cut off, changed, added later, a
+    link, or a manifest of another format. If a writer was killed while it replaced the artefact, the one
+    before is opened.
+    """
+    return open_sealed(Path(folder), "artefact")

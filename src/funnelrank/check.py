@@ -1,0 +1,199 @@
+"""What is well-formed and still cannot be meant: settings that can have no effect, or that no run could honour.
+
+    refusals    no run can honour it, or someone asked for it by name and it can only do nothing: exit code 2
+    notes       it does nothing, or less than it seems: printed by `funnelrank check`
+
+Each is 'dotted.key: what was found; what would do'. Neither reads data (data/verify.py does) nor imports torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from funnelrank.errors import did_you_mean, listing
+from funnelrank.schema import Schema
+from funnelrank.settings import Settings
+
+# metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
+# They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
+METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
+           "regression": ("rmse", "mae"), "count": ("rmse", "mae")}
+
+
+def refusals(settings: Settings, schema: Schema) -> list[str]:
+    """Why no run can honour these settings; empty if one can."""
+    return [*_calibrator(settings, schema), *_slots(settings, schema), *_early_stopping(settings, schema),
+            *_task_names(settings, schema)]
+
+
+def notes(settings: Settings, schema: Schema) -> list[str]:
+    """What has no effect, or less than it seems."""
+    return [*_funnel(settings, schema), *_groups(settings), *unread(settings, schema), *_columns(settings, schema),
+            *_training(settings)]
+
+
+def calibrator_acts(reading: str, tasks: Mapping[str, Any]) -> bool:
+    """Whether p(later) > p(earlier) can happen at all: joint reading, and a binary task after another."""
+    return reading == "joint" and any(
+        isinstance(t, dict) and t.get("after") and t.get("kind", "binary") == "binary" for t in tasks.values())
+
+
+# ---- refusals
+
+def _calibrator(settings: Settings, schema: Schema) -> Iterator[str]:
+    weight = settings.model.get("calibrator")
+    if weight and not calibrator_acts(schema.reading, {t.name: t.model_dump() for t in schema.tasks}):
+        why = ("under the conditional reading p(later) <= p(earlier) holds by construction"
+               if schema.reading == "conditional" else "no binary task comes after another")
+        yield f"model.calibrator: {weight} was asked for, but {why}, so it can only be zero; remove it"
+
+
+def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
+    model, names = settings.model, schema.task_names
+    for slot in ("represent", "predict"):
+        if not model.get(slot) and not (model.get("side") and not model.get("represent")):
+            yield f"model.{slot}: nothing stands in this slot; give `model` a name, or this slot a part"
+    relations = model.get("relations")
+    for child, parents in (relations or {}).items():
+        for name in (child, *([parents] if isinstance(parents, str) else parents)):
+            if name not in names:
+                yield (f"model.relations.{child}: no task '{name}'; tasks are {listing(names)}"
+                       + did_you_mean(name, names))
+            elif name != child and child in names and names.index(name) > names.index(child):
+                yield (f"model.relations.{child}: '{name}' stands behind '{child}'; information passes from earlier "
+                       "tasks to later ones, so declare it first")
+            elif parents == name == child or (not isinstance(parents, str) and child in parents and name == child):
+                yield f"model.relations.{child}: a task cannot learn from itself"
+    related = any(relations.values()) if relations is not None else any(t.after for t in schema.tasks)
+    if model.get("transfer") and not related:
+        yield ("model.transfer: no task comes after another, so there is nothing to transfer; declare `after` in "
+               "tasks, or choose a model without a transfer, such as shared_bottom")
+
+
+def _early_stopping(settings: Settings, schema: Schema) -> Iterator[str]:
+    said = settings.train.early_stopping.metric
+    where, parts = "train.early_stopping.metric", said.split("/")
+    kinds = {t.name: t.kind for t in schema.tasks}
+    if len(parts) not in (2, 3) or parts[0] != "valid":
+        yield f"{where}: found '{said}'; must be valid/METRIC or valid/TASK/METRIC, as in valid/auc"
+    elif len(parts) == 3 and parts[1] not in kinds:
+        yield f"{where}: no task '{parts[1]}'; tasks are {listing(kinds)}" + did_you_mean(parts[1], kinds)
+    else:
+        known = METRICS[kinds[parts[1]] if len(parts) == 3 else "binary"]
+        of = f"task '{parts[1]}'" if len(parts) == 3 else "the mean over tasks"
+        if len(parts) == 2 and "binary" not in kinds.values():
+            if said != type(settings.train.early_stopping)().metric or settings.data.valid is not None:
+                first = schema.tasks[0].name
+                yield f"{where}: only binary tasks have a mean; name one task, as in valid/{first}/rmse"
+        elif parts[-1] not in known:
+            yield f"{where}: no metric '{parts[-1]}' to follow for {of}; there are {listing(known)}" + did_you_mean(
+                parts[-1], known)
+        elif parts[-1].startswith("gauc") and schema.user is None:
+            yield f"{where}: '{parts[-1]}' groups rows by user; set data.user to the column that names them"
+
+
+def _task_names(settings: Settings, schema: Schema) -> Iterator[str]:
+    for task in settings.evaluate.truth:
+        if task not in schema.task_names:
+            yield (f"evaluate.truth.{task}: no task '{task}'; tasks are {listing(schema.task_names)}"
+                   + did_you_mean(task, schema.task_names))
+    kept = schema.negatives_kept
+    if kept and next(t.kind for t in schema.tasks if t.name == kept.task) != "binary":
+        yield f"data.negatives_kept.task: '{kept.task}' is not binary, so it has no negatives"
+    if all(t.weight == 0 for t in schema.tasks):
+        yield f"tasks.{schema.tasks[0].name}.weight: every task has weight 0, so nothing would be learnt"
+
+
+# ---- notes
+
+def _funnel(settings: Settings, schema: Schema) -> Iterator[str]:
+    edges = any(t.after and t.kind == "binary" for t in schema.tasks)
+    for task in schema.tasks:
+        if task.weight == 0:
+            yield f"tasks.{task.name}.weight: 0, so this task learns nothing; remove the task, or give it a weight"
+    if schema.reading == "conditional" and not any(t.after for t in schema.tasks):
+        yield "model.reading: conditional, but no task comes after another; both readings are the same here"
+    if settings.data.fill_implied and not edges:
+        yield "data.fill_implied: no binary task comes after another, so no label implies another"
+    if settings.data.contradictions != "raise" and not edges:
+        yield "data.contradictions: no binary task comes after another, so no labels can contradict each other"
+    kept = schema.negatives_kept
+    if kept and kept.rate == 1:
+        yield "data.negatives_kept.rate: 1, so nothing was sampled and nothing is corrected"
+    if kept and edges:
+        chain = {n for t in schema.tasks if t.after and t.kind == "binary" for n in (t.name, t.after)}
+        if kept.task not in chain:
+            yield (f"data.negatives_kept.task: '{kept.task}' stands beside the funnel {listing(sorted(chain))}; its "
+                   "sampling does not say how the funnel's rows were sampled")
+
+
+def _groups(settings: Settings) -> Iterator[str]:
+    asked = asked_groups(settings.model)
+    for group in settings.embedding.groups:
+        if group not in asked:
+            yield (f"embedding.groups.{group}: no part of the model reads this group; name it in a part's `group`, "
+                   "or remove it")
+
+
+def asked_groups(model: Mapping[str, Any]) -> set[str]:
+    """Groups that some part names in a key `group` or `groups` of its own."""
+    found: set[str] = set()
+    for part in _parts(model):
+        for key in ("group", "groups"):
+            said = part.get(key)
+            found |= {said} if isinstance(said, str) else set(said or ())
+    return found
+
+
+def unread(settings: Settings, schema: Schema) -> Iterator[str]:
+    """Features outside every group that the model reads, where each of its reading parts is tied to a group."""
+    readers = [p for p in _parts(settings.model, ("represent", "side"))]
+    if not readers or not all(p.get("group") or p.get("groups") for p in readers):
+        return                                        # a part without a group reads everything
+    groups, asked = settings.embedding.groups, asked_groups(settings.model)
+    seen = {f for g in asked for f in groups.get(g, ())}
+    used = {f.target for f in schema.features.values() if f.kind == "sequence"}
+    for name in settings.features.columns:
+        feature = schema.features[name]
+        if name not in seen and feature.role not in asked and name not in used:
+            yield (f"features.{name}: the model reads only {listing(sorted(asked))}, and this feature is in none of "
+                   "them; remove it, or put it into a group")
+
+
+def _parts(model: Mapping[str, Any], slots=("prepare", "represent", "transfer", "predict", "side")) -> list[dict]:
+    parts: list[dict] = []
+    for slot in slots:
+        said = model.get(slot)
+        parts += said if isinstance(said, list) else [said] if said else []
+    return parts
+
+
+def _columns(settings: Settings, schema: Schema) -> Iterator[str]:
+    data, read = settings.data, {f.column for f in schema.features.values()}
+    if data.scenario and data.scenario not in read:
+        yield (f"data.scenario: no feature reads '{data.scenario}', so metrics are split by it but the model may not "
+               f"see it; add features.{data.scenario}: id")
+    if data.time and not (data.user and schema.of_kind("sequence", "bag")):
+        yield "data.time: only orders the rows of a user for frozen lists, which need data.user and a list feature"
+    for table, columns in schema.tables.items():
+        if not columns.columns:
+            yield f"data.tables.{table}: no feature reads a column of this table"
+    for name, feature in settings.features.columns.items():
+        if feature.kind == "number" and (feature.buckets or feature.boundaries):
+            idle = [k for k in ("log", "scale", "clip") if k in feature.model_fields_set and getattr(feature, k) !=
+                    type(feature).model_fields[k].default]
+            if idle:
+                yield f"features.{name}.{idle[0]}: a number cut into buckets is not scaled; remove it"
+
+
+def _training(settings: Settings) -> Iterator[str]:
+    train, plain = settings.train, type(settings.train.early_stopping)()
+    if settings.data.valid is None and train.early_stopping != plain:
+        yield "train.early_stopping: there is no data.valid to watch, so training never stops early"
+    if settings.data.valid is None and train.evaluate_every:
+        yield "train.evaluate_every: there is no data.valid to evaluate on"
+    if train.schedule.name == "constant" and train.schedule.final:
+        yield "train.schedule.final: a constant schedule has no end value; choose linear or cosine, or remove it"
+    for section, optimiser, adams in (("train.optimiser", train.optimiser, ("adam", "adamw")),
+                                      ("embedding.optimiser", settings.embedding.optimiser, ("adam",))):
+        if optimiser.name not in adams and optimiser.betas != (0.9, 0.999):
+            yield f"{section}.betas: {optimiser.name} has no betas; only {' and '.join(adams)} use them"

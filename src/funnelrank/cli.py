@@ -1,0 +1,367 @@
+"""The command line: parses, calls one function of the library, shows what it says. The only place that prints.
+
+Exit codes: 0 done; 2 what the user wrote or gave is wrong (one message on stderr); 1 a fault of ours; 130 Ctrl-C.
+Whatever is slow to import is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from funnelrank.errors import ConfigError, FunnelrankError
+
+if TYPE_CHECKING:
+    from funnelrank.config import Config
+
+Sets = Annotated[list[str] | None, Parameter(name="--set", negative=(), help=(
+    "Edit one key of the config, as in --set train.batch_size=512. May be given many times; lists by position: "
+    "'model.represent.hidden[0]=64'."))]
+Split = Literal["test", "valid", "train"]
+Words = Annotated[list[str] | None, Parameter(negative=())]
+
+app = App(
+    name="funnelrank", help_format="plaintext", suppress_keyboard_interrupt=False,
+    version=lambda: _version(),
+    help="""Multi-task, multi-scenario ranking of multi-step conversions.
+
+    A first run:
+
+      funnelrank simulate runs/demo-log      write a log to learn from
+      funnelrank check examples/demo.yaml    is the config right?
+      funnelrank train examples/demo.yaml    train, measure, leave runs/demo/
+      funnelrank predict runs/demo runs/demo-log/test.parquet --out scores.parquet
+
+    Every command has a --help of its own, and takes --debug, which shows
+    where in the program an error arose. Exit codes: 0 done; 2 the config,
+    the data or the command is wrong; 1 a fault of funnelrank itself.""")
+
+
+@app.command
+def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Say everything that is wrong with a config, before an hour is spent.
+
+    Faults (exit code 2) are what no run can honour; notes are settings that do nothing. For example:
+
+      funnelrank check demo.yaml
+      funnelrank check demo.yaml --data
+
+    Parameters
+    ----------
+    config
+        The YAML file.
+    data
+        Also read the data: columns, types, label values, the funnel's order, scenarios, vocabularies.
+    """
+    from funnelrank import check as checks
+    read = _load(config, sets)
+    notes = checks.notes(read.settings, read.schema)
+    if data:
+        from funnelrank.data.verify import verify
+        with _Console() as console:
+            said = verify(read.schema, read.settings, console.watch)
+        notes += said.notes
+        for line in said.summary:
+            _say(line)
+        if said.faults:
+            raise ConfigError(*(read.placed(m) for m in said.faults), *(f"note: {read.placed(m)}" for m in notes))
+    for note in notes:
+        _say(f"note: {read.placed(note)}")
+    features, listed = len(read.settings.features.columns), len(read.schema.features)
+    _say(f"{config}: good. {features} features ({listed - features} more numbers read off lists), "
+         f"tasks {', '.join(t.name for t in read.schema.tasks)}" + ("" if data else "; the data was not read (--data)"))
+
+
+@app.command
+def train(config: Path, /, *, sets: Sets = None) -> None:
+    """Train a model, measure it, and leave a run folder.
+
+    The folder holds artefact/, metrics.json, report.html and events.jsonl. For example:
+
+      funnelrank train demo.yaml
+      funnelrank train demo.yaml --set train.seed=1 --set train.out=runs/demo-1
+      funnelrank train demo.yaml --set data.dir=/data/october
+
+    Parameters
+    ----------
+    config
+        The YAML file. The run's folder is train.out, by default runs/<name of the file>.
+    """
+    read = _load(config, sets)
+    from funnelrank import api
+    with _Console() as console:
+        run = api.train(read, report=console.watch)
+    splits = {row["split"] for row in run.rows}
+    for split in ("test", "valid"):
+        if split in splits:
+            _table(run.rows, split)
+            break
+    _say(f"{run.folder}: artefact, metrics.json, report.html, events.jsonl; {run.seconds:.0f} s")
+
+
+@app.command
+def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
+             out: Path | None = None) -> None:
+    """Measure a trained model on labelled rows.
+
+    Prints ranking and calibration of each task, over all rows and in each scenario. For example:
+
+      funnelrank evaluate runs/demo
+      funnelrank evaluate runs/demo --rows data/october.parquet --out october.json
+
+    Parameters
+    ----------
+    artefact
+        A run folder, or the artefact/ in it.
+    rows
+        Files, folders, globs or URLs with labels, instead of those that the config names.
+    split
+        Which of the config's splits to read: test, valid or train. With --rows: what to call the rows.
+    out
+        Also write the metrics here, in the form of metrics.json.
+    """
+    from funnelrank import api
+    with _Console() as console:
+        found = api.evaluate(artefact, _given(rows), split=split, out=out, report=console.watch)
+    _table(found, split)
+
+
+@app.command
+def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None) -> None:
+    """Score rows into a parquet file.
+
+    It has a column per task, and 'buy|click' for a step given the one before it. For example:
+
+      funnelrank predict runs/demo data/tomorrow.parquet --out scores.parquet --keep user_id,item_id
+
+    Parameters
+    ----------
+    artefact
+        A run folder, or the artefact/ in it.
+    rows
+        Files, folders, globs or URLs. They need no labels.
+    out
+        The parquet file to write. It appears when it is complete.
+    keep
+        Columns of the rows to copy beside the scores, separated by commas.
+    """
+    from funnelrank import api
+    with _Console() as console:
+        written = api.predict(artefact, _given(rows), out, keep=_split(keep), report=console.watch)
+    _say(f"{out}: {written:,} rows")
+
+
+@app.command
+def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Show what a config or an artefact comes to.
+
+    Every feature, id space, task and part of the model, with all defaults filled in. For example:
+
+      funnelrank describe demo.yaml
+      funnelrank describe runs/demo --shapes
+
+    Parameters
+    ----------
+    what
+        A YAML file, a run folder, or the artefact/ in it.
+    shapes
+        Also list sizes and parameters, which only an artefact knows.
+    """
+    if sets and what.is_dir():
+        raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
+    if not what.is_dir() and not shapes:
+        from funnelrank.describe import describe as describe_config  # without torch, so at once
+        return _say(describe_config(_load(what, sets)))
+    from funnelrank import api
+    return _say(api.describe(what if what.is_dir() else _load(what, sets), shapes))
+
+
+@app.command
+def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: int = 2_000, scenarios: int = 4,
+             days: int = 10, funnel: str = "click,cart,buy", side_tasks: str = "like", spend: bool = True,
+             seed: int = 0, null_rate: float = 0.02, missing_labels: float = 0.02, delay_hours: float = 0.0,
+             drift: float = 0.2) -> None:
+    """Write a log whose true probabilities are known.
+
+    Writes train, valid, test, users and items as parquet files. For example:
+
+      funnelrank simulate runs/demo-log
+      funnelrank simulate logs/big --rows 1000000 --funnel view,click,buy
+
+    Parameters
+    ----------
+    out
+        The folder to write into.
+    rows
+        Impressions, over all three splits.
+    users
+        How many there are; so for items and scenarios.
+    days
+        The last tenth (at least one day) is test, the tenth before it valid.
+    funnel
+        Names of its steps, first to last.
+    side_tasks
+        Names of tasks beside the funnel; '' for none.
+    spend
+        Also write the money spent, a regression label.
+    null_rate
+        Share of nulls in columns that may have them.
+    missing_labels
+        Share of each task's labels that was not observed.
+    delay_hours
+        The last step's label is not yet known on the last so many hours of train.
+    drift
+        How far days wander; 0 for days that are alike.
+    """
+    from funnelrank.simulate import simulate as make
+    made = make(out, rows=rows, users=users, items=items, scenarios=scenarios, days=days, funnel=_split([funnel]),
+                side_tasks=_split([side_tasks]), spend=spend, seed=seed, null_rate=null_rate,
+                missing_labels=missing_labels, delay_hours=delay_hours, drift=drift)
+    _say(f"{out}: " + ", ".join(f"{split} {n:,}" for split, n in made["rows"].items()) + " rows; rates "
+         + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
+
+
+# ---- parsing
+
+def _load(path: Path, sets: Sequence[str] | None) -> Config:
+    from funnelrank import config
+    return config.load(path, sets or ())
+
+
+def _split(words: Sequence[str] | None) -> list[str]:
+    """['a,b', 'c'] -> ['a', 'b', 'c']."""
+    return [piece.strip() for word in words or () for piece in word.split(",") if piece.strip()]
+
+
+def _given(rows: Sequence[str] | None) -> str | list[str] | None:
+    """Paths of the command line start at the current folder, not at the config's data.dir."""
+    from funnelrank.fill import URL
+    if not rows:
+        return None
+    return [r if URL.match(r) else str(Path.cwd() / Path(r).expanduser()) for r in rows]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+    return version("funnelrank")
+
+
+# ---- showing
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+class _Console:
+    """A reader of events: one live bar a stage on a terminal, plain lines elsewhere."""
+
+    EVERY = 5.0                     # seconds between plain lines of one stage
+
+    def __enter__(self) -> _Console:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        console = Console()
+        self.live = None
+        if console.is_terminal:
+            self.live = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),
+                                 TimeElapsedColumn(), console=console)
+            self.live.start()
+        self.bars, self.told = {}, {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def watch(self, event: dict) -> None:
+        match event["event"]:
+            case "progress":
+                done, total = event["rows"], event.get("total")
+                self._advance(event["stage"], done, total, f"{done:,}" + (f" / {total:,}" if total else "") + " rows")
+            case "step":
+                loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items())
+                self._advance("train", event["step"], event.get("steps"),
+                              f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
+            case "evaluate":
+                value = "-" if event["value"] is None else f"{event['value']:.4f}"
+                best = " (best)" if event["better"] else ""
+                self._line(f"step {event['step']:,}: {event['metric']} {value}{best}")
+
+    def _advance(self, stage: str, done: int, total: int | None, said: str) -> None:
+        if self.live:
+            if stage not in self.bars:
+                self.bars[stage] = self.live.add_task(stage, total=total, said="")
+            self.live.update(self.bars[stage], completed=done, total=total, said=said)
+            return
+        import time
+        now = time.monotonic()
+        if done == total or now - self.told.setdefault(stage, now) >= self.EVERY:
+            self.told[stage] = now
+            self._line(f"{stage}: {said}")
+
+    def _line(self, text: str) -> None:
+        if self.live:
+            self.live.console.print(text, highlight=False)
+        else:
+            _say(text)
+
+
+def _table(rows: list[dict], split: str) -> None:
+    """Metrics of one split, a line per task x scenario; on a narrow terminal, without the least telling columns."""
+    import shutil
+
+    from funnelrank.evaluate.table import show
+    shown = show(rows, split)
+    columns = list(zip(shown.columns, *shown.rows))
+    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    left_out = []
+    for name in ("note", "auc_oracle", "positives", "rows"):
+        if wide and sum(max(map(len, c)) + 2 for c in columns) > wide:
+            columns, left_out = [c for c in columns if c[0] != name], [*left_out, name]
+    texts = ("task", "scenario", "note")
+    widths = [max(map(len, column)) for column in columns]
+    _say(f"\n{split}" + (f" (no room for {', '.join(left_out)}; see report.html)" if left_out else ""))
+    before = None
+    for line in zip(*columns):
+        if before not in (None, "task", line[0]):
+            _say("")
+        before = line[0]
+        _say("  ".join(cell.ljust(w) if column[0] in texts else cell.rjust(w)
+                       for cell, w, column in zip(line, widths, columns)).rstrip())
+    _say("")
+
+
+# ---- the entry point
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    tokens = list(sys.argv[1:] if tokens is None else tokens)
+    debug = "--debug" in tokens
+    try:
+        app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
+            result_action="return_value")
+    except KeyboardInterrupt:
+        return _failed(130, "stopped", debug)
+    except BrokenPipeError:             # the reader of our output went away, as in `funnelrank describe x | head`
+        sys.stderr.close()
+        return 0
+    except (FunnelrankError, CycloptsError) as error:
+        return _failed(2, str(error), debug)
+    except OSError as error:            # a folder without permission, a full disk: whoever owns the machine can act
+        return _failed(2, f"{error.filename or 'this machine'}: {error.strerror or error}", debug)
+    except Exception as error:          # the outermost place: whatever arrives here is a fault of ours
+        return _failed(1, f"a fault of funnelrank, not of yours: {type(error).__name__}: {error}\n"
+                          "Run again with --debug to see where, and report it with what that shows.", debug)
+    return 0
+
+
+def _failed(code: Literal[1, 2, 130], message: str, debug: bool) -> int:
+    if debug:
+        import traceback
+        traceback.print_exc()
+    print(message, file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,271 @@
+"""The encoded rows of a split: made once, kept on disk, read as memory maps by every epoch after.
+
+    <folder>/encoded-<key>/   ids.bin numbers.bin scenario.bin labels.bin weight.bin user.bin
+                              list0.values.bin list0.offsets.bin list0.weights.bin ...    little-endian, row by row
+                              meta.json    shapes, types, counts, coverage, and what the key was made from
+
+The key is a hash of the encoder, the files and the label policy: whatever changes makes another cache. Rows are encoded
+unit by unit, so that never more than one unit is in memory. The folder appears when it is complete; what is half
+written, or cut off since, is never used.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from funnelrank.data.derive import gather
+from funnelrank.data.encode import Encoder
+from funnelrank.data.encoded import Encoded, List
+from funnelrank.data.labels import apply_policy, contradictions, describe
+from funnelrank.data.source import Source
+from funnelrank.durable import find_folder, new_folder, sweep, write_failure
+from funnelrank.errors import ArtefactError, DataError
+from funnelrank.schema import Schema
+from funnelrank.sealed import read_json, to_json
+from funnelrank.settings import Data
+
+FORMAT = 1
+KEY = 32                 # hex digits
+META = "meta.json"
+ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "weight": "<f4", "user": "<i8"}
+LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
+
+Progress = Callable[[int], None]      # told how many rows are done
+
+
+@dataclass
+class EncodedSplit(Encoded):
+    """A whole split. Arrays are memory maps, or in memory where there is no folder; all are read only.
+
+    counts          per feature, summed over the split as it was read, before any row was dropped
+    coverage        per task: rows, observed, positives (None where the task is not binary), after the policy
+    contradictions  the report of `labels.apply_policy`; policy None for a split whose labels are left alone
+    folder          where the arrays lie
+    """
+
+    coverage: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    contradictions: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self)
+
+
+def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | None, policy: bool,
+                 progress: Progress | None = None) -> EncodedSplit:
+    """The encoded rows of `source`, from the cache in `folder` or encoded into it now; in memory if folder is None.
+
+    `policy` is for train: apply data.contradictions and data.fill_implied (by default only under the conditional
+    reading). Labels of other splits are left alone. Two processes that want the same cache make it once: the second
+    waits for the first.
+
+    Raises DataError for rows that cannot be encoded, for contradictions under `raise`, where no row is left, where a
+    file changes meanwhile, and where the disk is full; nothing half-written stays.
+    """
+    fill = data.fill_implied if data.fill_implied is not None else encoder.schema.reading == "conditional"
+    rules = {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
+    if folder is None:
+        arrays = _InMemory()
+        meta = _encode(encoder, source, rules, arrays, progress)
+        return _split(arrays.whole, meta, None)
+    made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": source.fingerprint(), **rules}
+    target = Path(folder) / f"encoded-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
+    found = _open(target)
+    if found is None:
+        sweep(Path(folder), target.name, wait=True)
+        found = _open(target)
+    if found is None:
+        sweep(Path(folder), "encoded-" + "[0-9a-f]" * KEY)
+        _write(target, made_from, encoder, source, rules, progress)
+        found = _open(target)
+        assert found is not None, target
+    return found
+
+
+def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: Source, rules: Mapping[str, Any],
+           progress: Progress | None) -> None:
+    arrays = None
+    try:
+        with new_folder(target) as new, _OnDisk(new) as arrays:
+            meta = _encode(encoder, source, rules, arrays, progress)
+            if source.fingerprint() != made_from["source"]:
+                raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
+                                "complete")
+            (new / META).write_bytes(to_json({"made_from": made_from, "shapes": arrays.shapes, **meta}))
+    except OSError as error:
+        said = write_failure(error, target.parent, arrays and arrays.needed(source.rows))
+        if said is None:
+            raise
+        raise DataError(f"cache {target.parent}, for the encoded rows of data.{source.split}: {said} with "
+                        "data.cache") from error
+
+
+def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: "_InMemory | _OnDisk",
+            progress: Progress | None) -> dict[str, Any]:
+    """Adds every unit's arrays to `arrays` under the label rules; returns what there is to report, for JSON."""
+    schema, columns = encoder.schema, encoder.schema.log_columns()
+    report = {"policy": rules["contradictions"], "edges": [], "dropped": 0, "repaired": 0, "filled": {}}
+    coverage = {task.name: {"rows": 0, "observed": 0, "positives": 0 if task.kind == "binary" else None}
+                for task in schema.tasks}
+    rows, done, weighted, counts = 0, 0, None, {}
+    ends = [0] * len(encoder.layout.lists)
+    for unit in source.units:
+        where = source.where(unit)
+        encoded = encoder.encode(source.read(unit, columns), where)
+        counts = _sum(counts, encoded.counts)
+        if report["policy"] is None:
+            said = {"edges": [describe(edge, where, unit.start) for edge in contradictions(encoded.labels, schema)]}
+        else:
+            labels, keep, said = apply_policy(encoded.labels, schema, report["policy"], rules["fill_implied"], where,
+                                              unit.start)
+            encoded = replace(encoded, labels=labels)
+            if not keep.all():
+                encoded = _take(encoded, np.flatnonzero(keep))
+        _add_report(report, said)
+        _cover(coverage, encoded.labels, schema)
+        first, weighted = weighted is None, [listed.weights is not None for listed in encoded.lists]
+        done += unit.rows
+        arrays.add(_parts(encoded, ends, first), done)
+        rows += len(encoded)
+        if progress:
+            progress(done)
+    if not rows:
+        raise DataError(f"data.{source.split}: each of the {done} rows contradicts the funnel and is dropped; set "
+                        "data.contradictions to keep or repair")
+    return {"rows": rows, "weighted": weighted, "counts": counts, "coverage": coverage, "contradictions": report}
+
+
+class _InMemory:
+    """Arrays that grow by parts."""
+
+    def __init__(self):
+        self._parts: dict[str, list[np.ndarray]] = {}
+
+    def add(self, parts: Mapping[str, np.ndarray], done: int) -> None:
+        for name, part in parts.items():
+            self._parts.setdefault(name, []).append(part)
+
+    def whole(self, name: str) -> np.ndarray:
+        array = np.concatenate(self._parts.pop(name))
+        array.flags.writeable = False
+        return array
+
+
+class _OnDisk:
+    """The same as one file each in `folder`, little-endian, row by row."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.shapes = folder, {}
+        self._files: dict[str, BinaryIO] = {}
+        self._bytes = self._done = 0
+
+    def add(self, parts: Mapping[str, np.ndarray], done: int) -> None:
+        """`done` is how many rows of the source these parts complete."""
+        self._bytes, self._done = self._bytes + sum(part.nbytes for part in parts.values()), done
+        for name, part in parts.items():
+            if name not in self._files:
+                self._files[name] = open(self.folder / f"{name}.bin", "wb", buffering=1 << 20)  # noqa: SIM115
+            self._files[name].write(np.ascontiguousarray(part, _dtype(name)).data)
+            self.shapes[name] = (self.shapes.get(name, (0,))[0] + len(part), *part.shape[1:])
+
+    def needed(self, rows: int) -> int | None:
+        """Bytes for all rows of the source, guessed from those so far."""
+        return self._bytes * rows // self._done if self._done else None
+
+    def __enter__(self) -> "_OnDisk":
+        return self
+
+    def __exit__(self, *error) -> None:
+        with ExitStack() as closing:         # closes every one, whichever of them fails
+            for file in self._files.values():
+                closing.callback(file.close)
+
+
+def _open(target: Path) -> EncodedSplit | None:
+    """A complete split, or None: not there, or damaged, and then to be made again."""
+    if (path := find_folder(target)) is None:
+        return None
+    try:
+        meta = read_json(path / META, f"cache {path}")
+        maps = {name: _map(path / f"{name}.bin", tuple(shape), _dtype(name)) for name, shape in meta["shapes"].items()}
+    except (OSError, ArtefactError):
+        return None
+    return None if any(array is None for array in maps.values()) else _split(maps.pop, meta, path)
+
+
+def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    if path.stat().st_size != prod(shape) * dtype.itemsize:
+        return None
+    if not prod(shape):
+        return np.empty(shape, dtype)        # nothing to map
+    # A plain array over the map: slices of np.memmap itself cost several times as much.
+    return np.asarray(np.memmap(path, dtype, "r", shape=shape))
+
+
+def _split(array: Callable[[str], np.ndarray], meta: Mapping[str, Any], folder: Path | None) -> EncodedSplit:
+    lists = [List(array(f"list{k}.values"), array(f"list{k}.offsets"), array(f"list{k}.weights") if weighted else None)
+             for k, weighted in enumerate(meta["weighted"])]
+    return EncodedSplit(**{name: array(name) for name in ROWWISE}, lists=lists, counts=meta["counts"],
+                        coverage=meta["coverage"], contradictions=meta["contradictions"], folder=folder)
+
+
+def _parts(encoded: Encoded, ends: list[int], first: bool) -> dict[str, np.ndarray]:
+    """Arrays by name; offsets go on from `ends`, where each list's values ended so far, and move it on."""
+    parts = {name: getattr(encoded, name) for name in ROWWISE}
+    for k, (values, offsets, weights) in enumerate(encoded.lists):
+        parts[f"list{k}.values"] = values
+        parts[f"list{k}.offsets"] = (offsets if first else offsets[1:]) + ends[k]
+        if weights is not None:
+            parts[f"list{k}.weights"] = weights
+        ends[k] += len(values)
+    return parts
+
+
+def _take(encoded: Encoded, rows: np.ndarray) -> Encoded:
+    lists = []
+    for values, offsets, weights in encoded.lists:
+        places, taken = gather(offsets, rows)
+        lists.append(List(values[places], taken, None if weights is None else weights[places]))
+    return replace(encoded, lists=lists, **{name: getattr(encoded, name)[rows] for name in ROWWISE})
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype(ROWWISE.get(name) or LISTWISE[name.partition(".")[2]])
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Counts of two parts of a split: nested mappings of whole numbers."""
+    if not isinstance(b, Mapping):
+        return a + int(b)
+    nothing = {key: {} if isinstance(b[key], Mapping) else 0 for key in b if key not in a}
+    return {**a, **{key: _sum({**a, **nothing}[key], value) for key, value in b.items()}}
+
+
+def _add_report(report: dict[str, Any], said: Mapping[str, Any]) -> None:
+    for edge in said["edges"]:
+        same = next((e for e in report["edges"] if (e["child"], e["parent"]) == (edge["child"], edge["parent"])), None)
+        if same is None:
+            report["edges"].append(dict(edge))
+        else:
+            same["rows"] += edge["rows"]
+            same["positives"] += edge["positives"]
+            same["first"] = same["first"] or edge["first"]
+    for key in ("dropped", "repaired"):
+        report[key] += said.get(key, 0)
+    report["filled"] = _sum(report["filled"], said.get("filled", {}))
+
+
+def _cover(coverage: dict[str, dict[str, int | None]], labels: np.ndarray, schema: Schema) -> None:
+    for t, task in enumerate(schema.tasks):
+        told = coverage[task.name]
+        told["rows"] += len(labels)
+        told["observed"] += int((~np.isnan(labels[:, t])).sum())
+        if task.kind == "binary":
+            told["positives"] += int((labels[:, t] == 1).sum())

@@ -1,0 +1,302 @@
+"""The Encoder: from raw rows to numbers, the same in training, evaluation and serving.
+
+    fit      one pass over train: vocabularies, scales, boundaries, scenarios
+    encode   rows -> Encoded, in the columns of `layout`
+    save     encoder.json, vocab/*.arrow, tables/*.arrow; `load` gives back an encoder with the same `hash`
+
+What counts as missing, and what it becomes:
+
+    id, cross        null, or a key that the table does not have: PAD. A value the vocabulary does not know: OOV
+    number, gap      null, NaN, infinities: 0 after scaling, plus 1 in '<name>.missing' where there is such a column
+    bucketed number  the same: PAD
+    list             null and empty lists: no ids. Null elements and elements with an unknown key are dropped
+    length           a null list holds nothing: 0 ids
+    scenario         null: 0. A scenario that train did not have: 1
+    user             null: -1, which groups with no other row
+    weight           null, negative, not finite: DataError
+    label            null, NaN: not observed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from funnelrank.batch import Layout
+from funnelrank.data.columns import Reader, Rows
+from funnelrank.data.encoded import Encoded, List
+from funnelrank.data.fit import Fitting, who_reads
+from funnelrank.data.labels import read_labels
+from funnelrank.data.lists import ListNumbers
+from funnelrank.data.numbers import LARGEST, Scaler, bucket_ids
+from funnelrank.data.parse import Values, newest, numbers, one_chunk
+from funnelrank.data.source import Source
+from funnelrank.data.tables import Dimension, canonical
+from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
+from funnelrank.errors import DataError
+from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of
+
+FORMAT = 1
+BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
+SCENARIO = "data.scenario"      # its key among the counts; no feature's name has a dot
+NO_USER = -1
+
+
+class Encoder:
+    """Fitted on train, then fixed.
+
+    schema       what it was fitted for
+    layout       which feature is which column of a Batch
+    label_stats  per task of train: {"rows": where it was observed, "mean": its rate or mean, "std": ...}
+    """
+
+    def __init__(self, schema: Schema, tables: Mapping[str, Dimension], vocabs: Mapping[str, Vocab],
+                 scalers: Mapping[str, Scaler], boundaries: Mapping[str, list[float]], weighted: list[str],
+                 scenario: Vocab | None, label_stats: dict[str, dict[str, Any]]):
+        self.schema, self.tables, self.vocabs, self.scenario = schema, dict(tables), dict(vocabs), scenario
+        self.scalers, self.boundaries, self.weighted = dict(scalers), dict(boundaries), list(weighted)
+        self.label_stats = label_stats
+        self.layout = self._layout()
+        self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()})
+        self._table_ids: dict[tuple, np.ndarray] = {}
+        self._hash: str | None = None
+
+    @classmethod
+    def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
+            progress: Callable[[int], None] | None = None) -> Encoder:
+        """One pass over train. `progress` is told how many rows are done. Raises DataError where columns do not fit."""
+        source.require(schema.log_columns(), who_reads(schema))
+        fitting, done = Fitting(schema, source.columns, tables), 0
+        for unit in source.units:
+            fitting.add(source.read(unit, fitting.columns), source.where(unit))
+            done += unit.rows
+            if progress:
+                progress(done)
+        return cls(schema, tables, **fitting.result())
+
+    def encode(self, table: pa.Table, where: str, labels: bool = True) -> Encoded:
+        """Rows of the log as arrays. `where` begins the sentence of an error, as 'part-0007.parquet, row group 3'.
+
+        Without `labels` the columns of labels, weight, scenario and user may be absent: NaN, 1, null and null.
+        """
+        n, layout = table.num_rows, self.layout
+        ids, numbers = np.empty((n, len(layout.ids)), np.int32), np.empty((n, len(layout.numbers)), np.float32)
+        lists: list[list[List]] = [[] for _ in layout.lists]
+        rows = self._reader.rows(table, where)
+        scenario, user, weight = self._scenario(rows, labels), self._user(rows, labels), self._weight(rows, labels)
+        counts: dict[str, dict[str, int]] = {}
+        for start, block in self._reader.blocks(table, where, BLOCK):
+            part = slice(start, start + BLOCK)
+            columns, said = self._features(block)
+            for out, names in ((ids, layout.ids), (numbers, layout.numbers)):
+                for c, name in enumerate(names):
+                    out[part, c] = columns[name]
+            for parts, name in zip(lists, layout.lists):
+                parts.append(columns[name])
+            for name, more in said.items():
+                so_far = counts.setdefault(name, dict.fromkeys(more, 0))
+                for key, count in more.items():
+                    so_far[key] += count
+        if self.schema.scenario:
+            counts[SCENARIO] = {"nulls": int((scenario == PAD).sum()), "oov": int((scenario == OOV).sum())}
+        return Encoded(
+            ids, numbers, [_joined(parts) for parts in lists], scenario,
+            read_labels(table, self.schema, where) if labels else np.full((n, len(layout.tasks)), np.nan, np.float32),
+            weight, user, {name: {"rows": n, **said} for name, said in counts.items()})
+
+    def save(self, folder: Path | str) -> None:
+        """Writes into `folder`, which is made; no file in it is needed afterwards but these."""
+        folder = Path(folder)
+        (folder / "vocab").mkdir(parents=True, exist_ok=True)
+        (folder / "tables").mkdir(exist_ok=True)
+        files = {name: f"vocab/{i:03d}-{_file_name(name)}.arrow" for i, name in enumerate(self.vocabs)}
+        kept = {name: f"tables/{i:03d}-{_file_name(name)}.arrow" for i, name in enumerate(self.tables)}
+        for name, file in files.items():
+            self.vocabs[name].save(folder / file)
+        for name, file in kept.items():
+            self.tables[name].save(folder / file)
+        if self.scenario:
+            self.scenario.save(folder / "vocab" / "scenario.arrow")
+        about = {"format": FORMAT, "schema": self.schema.model_dump(mode="json"), "vocabs": files, "tables": kept,
+                 "scenario": "vocab/scenario.arrow" if self.scenario else None, **self._numbers(),
+                 "label_stats": self.label_stats}
+        (folder / "encoder.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Encoder:
+        """What `save` wrote. Raises DataError for another format."""
+        folder = Path(folder)
+        about = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        if about.get("format") != FORMAT:
+            raise DataError(f"{folder / 'encoder.json'}: has format {about.get('format')}; this version reads {FORMAT}")
+        return cls(
+            Schema.model_validate(about["schema"]),
+            {name: Dimension.load(folder / file) for name, file in about["tables"].items()},
+            {name: Vocab.load(folder / file) for name, file in about["vocabs"].items()},
+            {name: Scaler(**said) for name, said in about["scalers"].items()}, about["boundaries"], about["weighted"],
+            Vocab.load(folder / about["scenario"]) if about["scenario"] else None, about["label_stats"])
+
+    def hash(self) -> str:
+        """Hex digest of everything that decides what `encode` gives: two encoders with one hash encode alike."""
+        if self._hash is None:
+            said = self.schema.model_dump(mode="json", exclude={"reading", "negatives_kept", "time", "spaces"})
+            for f in said["features"].values():
+                for key in ("role", "pool", "target", "vocab_list", "vocab_file"):
+                    f.pop(key, None)
+            for task in said["tasks"]:
+                del task["weight"]
+            digest = hashlib.sha256()
+            digest.update(json.dumps([FORMAT, said, self._numbers()], sort_keys=True).encode())
+            for vocab in [*self.vocabs.values(), *([self.scenario] if self.scenario else [])]:
+                vocab.digest(digest.update)
+            for name, table in sorted(self.tables.items()):
+                for column in sorted(table.table.column_names):
+                    digest.update(f"{name}.{column}".encode())
+                    digest_values(one_chunk(table.table.column(column)), digest.update)
+            self._hash = digest.hexdigest()
+        return self._hash
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"scalers": {name: s.to_json() for name, s in self.scalers.items()}, "boundaries": self.boundaries,
+                "weighted": self.weighted}
+
+    def _layout(self) -> Layout:
+        features = self.schema.features
+        lists = self.schema.of_kind("bag", "sequence")
+        ids = [n for n, f in features.items() if f.kind in ("id", "cross") or n in self.boundaries]
+        of = {}
+        for name, f in features.items():
+            if name in self.scalers:
+                of[name] = name
+                if self.scalers[name].indicator:
+                    of[f"{name}.missing"] = name
+            elif f.kind == "share":
+                of[name] = name
+            elif f.kind == "match":
+                of[f"{name}.count"] = of[f"{name}.recency"] = name
+        return Layout(
+            ids=tuple(ids), numbers=tuple(of), lists=tuple(lists), tasks=tuple(self.schema.task_names),
+            space={n: n if n in self.boundaries else features[n].space for n in [*ids, *lists]},
+            size={name: vocab.size for name, vocab in self.vocabs.items()},
+            role={name: features[of.get(name, name)].role for name in [*ids, *lists, *of]},
+            pool={name: f.pool for name, f in lists.items()},
+            target={name: f.target for name, f in lists.items() if getattr(f, "target", None)},
+            feature=of, weighted=bool(self.weighted),
+            scenarios=tuple(str(value) for value in self.scenario.values()) if self.scenario else ())
+
+    def _features(self, rows: Rows) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+        """Columns of ids and numbers [n] and lists, by name, and the counts of features."""
+        columns: dict[str, Any] = {}
+        counts: dict[str, dict[str, int]] = {}
+        read_off = ListNumbers(self.schema, rows)
+        for name, f in self.schema.features.items():
+            match f.kind:
+                case "id" | "cross":
+                    columns[name], counts[name] = self._ids(rows, name)
+                case "bag" | "sequence":
+                    columns[name], counts[name] = self._list(rows, name)
+                case "number" if name in self.boundaries:
+                    values, counts[name] = rows.numbers(name)
+                    columns[name] = bucket_ids(values, self.boundaries[name], FIRST)
+                case "number" | "gap":
+                    values, counts[name] = rows.numbers(name) if f.kind == "number" else rows.gap(f.since, f.until)
+                    columns[name] = self.scalers[name](values)
+                    if self.scalers[name].indicator:
+                        columns[f"{name}.missing"] = np.isnan(values)
+                case "length":
+                    columns[name] = self.scalers[name](read_off.length(name))
+                case "share":
+                    columns[name] = read_off.share(name)
+                case "match":
+                    count, columns[f"{name}.recency"] = read_off.match(name)
+                    columns[f"{name}.count"] = np.log1p(count)
+        return columns, counts
+
+    def _ids(self, rows: Rows, name: str) -> tuple[np.ndarray, dict[str, int]]:
+        f = self.schema.features[name]
+        if f.kind == "cross":
+            values, missing = Values(rows.crossed(f.of)), 0
+        else:
+            values, missing = rows.ids(name)
+        ids = self._vocab_ids(f.space, values)
+        counts = {"nulls": int((ids == PAD).sum()) - missing, "oov": int((ids == OOV).sum())}
+        if f.kind == "id" and table_of(f.column):
+            counts["missing_keys"] = missing
+        return ids, counts
+
+    def _vocab_ids(self, space: str, values: Values) -> np.ndarray:
+        """Ids [n] int32 of values; those of a table's column are looked up once."""
+        if values.key is None:
+            ids = self.vocabs[space].ids(values.base)
+        else:
+            key = (space, *values.key)
+            if key not in self._table_ids:
+                self._table_ids[key] = self.vocabs[space].ids(values.base)
+            ids = self._table_ids[key]
+        return values.map(ids, PAD)
+
+    def _list(self, rows: Rows, name: str) -> tuple[List, dict[str, int]]:
+        f, listed = self.schema.features[name], rows.list(name)
+        if listed.weights is not None and name not in self.weighted:
+            raise DataError(f"{rows.place(f.column)} maps ids to weights, but in train '{name}' had no weights; "
+                            "write both in one way")
+        values, offsets, weights = newest(listed, f)
+        ids = self._vocab_ids(f.space, values)
+        if name in self.weighted:
+            weights = np.ones(len(ids)) if weights is None else weights
+            weights = np.clip(weights, -LARGEST, LARGEST).astype(np.float32)
+        null = int(listed.null.sum())
+        counts = {"nulls": null, "empty": int((np.diff(listed.offsets) == 0).sum()) - null, "ids": len(ids),
+                  "oov": int((ids == OOV).sum()), "dropped": listed.dropped, "cut": listed.values.count() - len(ids)}
+        if table_of(f.column):
+            counts["missing_keys"] = listed.missing_keys
+        return List(ids, offsets, weights), counts
+
+    def _scenario(self, rows: Rows, labels: bool) -> np.ndarray:
+        column = self.schema.scenario
+        if column is None or not (labels or rows.has(column)):
+            return np.zeros(len(rows), np.int32)
+        place = rows.place(column)
+        return self.scenario.ids(canonical(rows.column(column), place), place)
+
+    def _user(self, rows: Rows, labels: bool) -> np.ndarray:
+        """Bijection of integers, hash of texts. -1 is kept for null; the one integer that would be -1 joins another."""
+        column = self.schema.user
+        if column is None or not (labels or rows.has(column)):
+            return np.full(len(rows), NO_USER, np.int64)
+        values = canonical(rows.column(column), rows.place(column))
+        codes = hash_values(values).view(np.int64)
+        codes = np.where(codes == NO_USER, NO_USER - 1, codes)
+        return np.where(nulls(values), NO_USER, codes)
+
+    def _weight(self, rows: Rows, labels: bool) -> np.ndarray:
+        column = self.schema.weight
+        if column is None or not labels:
+            return np.ones(len(rows), np.float32)
+        weights = numbers(rows.column(column), rows.place(column))
+        wrong = ~((weights >= 0) & (weights <= LARGEST))
+        if wrong.any():
+            first = int(wrong.argmax())
+            found = rows.column(column)[first].as_py()
+            raise DataError(f"{rows.place(column)} holds {'null' if found is None else found} on {int(wrong.sum())} "
+                            f"rows (first: row {first}); a weight is a finite number, 0 or more")
+        return weights.astype(np.float32)
+
+
+def _joined(parts: list[List]) -> List:
+    """The rows of several parts, one after another."""
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    offsets = [part.offsets[1:] + end for part, end in zip(parts, ends)]
+    return List(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]),
+                None if parts[0].weights is None else np.concatenate([part.weights for part in parts]))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)

@@ -1,0 +1,163 @@
+"""What an Encoder learns from train, in one pass: values and their counts, statistics of numbers, scenarios, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from funnelrank.data.columns import Reader, Rows
+from funnelrank.data.labels import read_labels
+from funnelrank.data.lists import ListNumbers
+from funnelrank.data.numbers import Moments, NumberStatistics
+from funnelrank.data.parse import Values, is_list, newest
+from funnelrank.data.tables import Dimension, canonical
+from funnelrank.data.vocab import Counts, Family, Vocab
+from funnelrank.errors import ConfigError
+from funnelrank.schema import Schema, Space, table_of
+from funnelrank.settings import Number
+
+BLOCK = 8192                # rows worked on at once
+UNIFORM = Number()          # how lengths and gaps are scaled
+
+
+class Fitting:
+    """Fed the rows of train part by part; `columns` are those it reads, `result` the arguments of an Encoder."""
+
+    def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]):
+        self.schema = schema
+        unread = {"user": None, "time": None, "weight": None}
+        self.columns = schema.model_copy(update=unread).log_columns()
+        self._listed = {}
+        families = _families(schema, columns, tables)
+        for name, space in schema.spaces.items():
+            if space.made == "list":
+                self._listed[name] = Vocab.listed(space, families[name])
+                families[name] = self._listed[name].family
+        self._reader = Reader(schema, tables, families)
+        self._counts = {name: Counts(families[name]) for name, s in schema.spaces.items() if s.made == "fitted"}
+        self._numbers = {name: NumberStatistics(f) for name, f in schema.of_kind("number").items()}
+        self._numbers |= {name: NumberStatistics(UNIFORM) for name in schema.of_kind("length", "gap")}
+        self._labels = {task: Moments() for task in schema.task_names}
+        self._weighted = [name for name, f in schema.of_kind("bag").items()
+                          if f.weight_separator is not None or pa.types.is_map(_type(f.column, columns, tables))]
+        self._scenario = None
+        if schema.scenario:
+            self._scenario = Counts(_family(columns.field(schema.scenario).type, f"column '{schema.scenario}'"))
+        for name, f in schema.of_kind("cross").items():
+            made = schema.spaces[f.space].made
+            if made in ("range", "list"):
+                raise ConfigError(f"features.{name}: a cross makes values of its own, which no num_buckets or "
+                                  "vocabulary can hold; give it hash_buckets, or min_count and max_size")
+
+    def add(self, table: pa.Table, where: str) -> None:
+        """Some rows of train, in their order."""
+        for _, block in self._reader.blocks(table, where, BLOCK):
+            self._add(block)
+        if self._scenario:
+            rows = self._reader.rows(table, where)
+            column = self.schema.scenario
+            self._scenario.add(canonical(rows.column(column), rows.place(column)))
+        labels = read_labels(table, self.schema, where)
+        for moments, label in zip(self._labels.values(), labels.T):
+            moments.add(label[~np.isnan(label)].astype(np.float64))
+
+    def _add(self, rows: Rows) -> None:
+        read_off = ListNumbers(self.schema, rows)
+        for name, f in self.schema.features.items():
+            match f.kind:
+                case "number":
+                    self._numbers[name].add(rows.numbers(name)[0])
+                case "gap":
+                    self._numbers[name].add(rows.gap(f.since, f.until)[0])
+                case "length":
+                    self._numbers[name].add(read_off.length(name))
+                case "id" | "cross" | "bag" | "sequence" if f.space in self._counts:
+                    if f.kind == "id":
+                        values = rows.ids(name).values
+                    elif f.kind == "cross":
+                        values = Values(rows.crossed(f.of))
+                    else:
+                        values = newest(rows.list(name), f)[0]
+                    self._counts[f.space].add(values.base, values.times())
+
+    def result(self) -> dict[str, Any]:
+        """Vocabularies, scalers, boundaries, weighted bags, scenarios and label statistics."""
+        families = self._reader.families
+        vocabs = {}
+        for name, space in self.schema.spaces.items():
+            if name in self._counts:
+                vocabs[name] = Vocab.fit(space, families[name], *self._counts[name].total())
+            else:
+                vocabs[name] = self._listed.get(name) or Vocab(space, families[name])
+        cut = {n for n, f in self.schema.of_kind("number").items() if f.buckets or f.boundaries}
+        return {
+            "vocabs": vocabs,
+            "scalers": {n: s.scaler(f"features.{n}") for n, s in self._numbers.items() if n not in cut},
+            "boundaries": {n: s.boundaries() for n, s in self._numbers.items() if n in cut},
+            "weighted": self._weighted, "scenario": self._scenarios(),
+            "label_stats": {task: _stats(moments) for task, moments in self._labels.items()}}
+
+    def _scenarios(self) -> Vocab | None:
+        """Every scenario of train, in the order of their values."""
+        if self._scenario is None:
+            return None
+        values, _ = self._scenario.total()
+        space = Space(name="scenario", made="fitted", min_count=1)
+        return Vocab(space, self._scenario.family, values.take(pc.sort_indices(values)))
+
+
+def who_reads(schema: Schema) -> dict[str, str]:
+    """Column of the log -> the key of the config that asks for it."""
+    who: dict[str, str] = {}
+    for name, f in schema.features.items():
+        if f.kind == "gap":
+            asked = {f.since: "since", f.until: "until"}
+        elif f.column is None:
+            continue
+        else:
+            asked = {f.by: "by"} if table_of(f.column) else {f.column: "column"}
+        for column, key in asked.items():
+            who.setdefault(column, f"features.{name}.{key}")
+    for key in ("scenario", "user", "time", "weight"):
+        if column := getattr(schema, key):
+            who.setdefault(column, f"data.{key}")
+    return who | {task.label: f"tasks.{task.name}.label" for task in schema.tasks}
+
+
+def _families(schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]) -> dict[str, Family]:
+    """Text if a feature of the space holds text; integers if one does; and pieces of texts follow the others."""
+    found: dict[str, set[str]] = {name: set() for name in schema.spaces}
+    for name, f in schema.of_kind("id", "bag", "sequence", "cross").items():
+        if f.kind == "cross":
+            found[f.space].add("int")
+            continue
+        kind = _type(f.column, columns, tables)
+        pieces = f.kind != "id" and (f.separator is not None or getattr(f, "weight_separator", None) is not None)
+        if is_list(kind):
+            kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
+            pieces = pieces and getattr(f, "weight_separator", None) is not None
+        if pieces:
+            found[f.space].add("pieces")
+        elif not pa.types.is_null(kind):
+            found[f.space].add(_family(kind, f"features.{name}: column '{f.column}'"))
+    return {name: "int" if said and "string" not in said and "int" in said or schema.spaces[name].made == "range"
+            else "string" for name, said in found.items()}
+
+
+def _family(kind: pa.DataType, where: str) -> Family:
+    return "int" if pa.types.is_int64(canonical(pa.nulls(0, kind), where).type) else "string"
+
+
+def _type(column: str, columns: pa.Schema, tables: Mapping[str, Dimension]) -> pa.DataType:
+    table = table_of(column)
+    return (tables[table].table.schema.field(column.split(".", 1)[1]) if table else columns.field(column)).type
+
+
+def _stats(moments: Moments) -> dict[str, Any]:
+    mean, std = moments.result()
+    known = moments.count > 0
+    return {"rows": moments.count, "mean": mean if known else None, "std": std if known else None}

@@ -1,0 +1,128 @@
+"""Batches of a split, in an order that (seed, epoch) alone decides, from any position on.
+
+The one place where numpy becomes torch. A thread packs the next batch while the trainer works on this one.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from funnelrank.batch import Batch, Layout
+from funnelrank.data.derive import gather
+from funnelrank.data.encoded import Encoded
+from funnelrank.errors import TrainingError
+
+
+class Loader:
+    """Cuts a split into batches of `batch_size` rows; the last one is smaller, or left out with `drop_last`.
+
+    shuffle   every epoch is one permutation of all rows, drawn from (seed, epoch); otherwise the split's own order
+    """
+
+    def __init__(self, split: Encoded, layout: Layout, batch_size: int, shuffle: bool, seed: int = 0,
+                 drop_last: bool = False):
+        assert batch_size >= 1 and seed >= 0
+        widths = (split.ids.shape[1], split.numbers.shape[1], len(split.lists), split.labels.shape[1])
+        assert widths == (len(layout.ids), len(layout.numbers), len(layout.lists), len(layout.tasks)), widths
+        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        self.drop_last = drop_last
+        self._epoch, self._batch = 0, 0                 # the next batch to hand out
+        self._resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        rows, size = len(self.split), self.batch_size
+        return rows // size if self.drop_last else -(-rows // size)
+
+    def epoch(self, n: int) -> Iterator[Batch]:
+        """The batches of epoch n, from its first; or, just after `restore`, from where the restored epoch stood.
+
+        Leaving the loop early ends the packing thread; what went wrong in it is raised here.
+        """
+        start = self._resume[1] if self._resume and self._resume[0] == n else 0
+        self._resume = None
+        self._epoch, self._batch = n, start
+        return self._batches(n, start)
+
+    def order(self, n: int) -> np.ndarray:
+        """Rows [n] of an epoch, in the order they are handed out."""
+        rows = len(self.split)
+        if not self.shuffle:
+            return np.arange(rows)
+        seeds = np.random.SeedSequence(self.seed, spawn_key=(n,))
+        return np.random.Generator(np.random.Philox(seeds)).permutation(rows)
+
+    def state(self) -> dict[str, Any]:
+        """The position behind the last batch handed out, and what it is a position in; JSON can hold it."""
+        epoch, batch = (self._epoch, self._batch) if self._batch < len(self) else (self._epoch + 1, 0)
+        return {"epoch": epoch, "batch": batch, **self._place()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Makes the next `epoch(state["epoch"])` go on behind that position: exactly the batches that were left.
+
+        Raises TrainingError where this loader does not make the same batches.
+        """
+        changed = [f"{key} was {state.get(key)}, now it is {value}" for key, value in self._place().items()
+                   if state.get(key) != value]
+        if changed:
+            raise TrainingError(f"cannot go on where the run stood in its data: {'; '.join(changed)}")
+        self._epoch, self._batch = self._resume = state["epoch"], state["batch"]
+
+    def _place(self) -> dict[str, Any]:
+        return {"seed": self.seed, "rows": len(self.split), "batch_size": self.batch_size, "shuffle": self.shuffle,
+                "drop_last": self.drop_last}
+
+    def _batches(self, n: int, start: int) -> Iterator[Batch]:
+        batches, size = len(self), self.batch_size
+        if start >= batches:
+            return
+        order = self.order(n) if self.shuffle else None
+
+        def make(b: int) -> Batch:
+            rows = slice(b * size, min((b + 1) * size, len(self.split)))
+            return pack(self.split, rows if order is None else order[rows])
+
+        with ThreadPoolExecutor(1, "funnelrank-loader") as thread:      # its end waits for the batch being packed
+            ahead = thread.submit(make, start)
+            for b in range(start, batches):
+                batch = ahead.result()
+                if b + 1 < batches:
+                    ahead = thread.submit(make, b + 1)
+                self._epoch, self._batch = n, b + 1
+                yield batch
+
+
+def pack(encoded: Encoded, rows: np.ndarray | slice) -> Batch:
+    """Some rows as a Batch in memory of its own: positions [B] in any order, or a slice in steps of one."""
+    def take(array: np.ndarray) -> np.ndarray:
+        return array[rows].copy() if isinstance(rows, slice) else np.take(array, rows, axis=0)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(take(array))
+
+    weighted = any(listed.weights is not None for listed in encoded.lists)
+    values, weights, offsets, end = [np.empty(0, np.int32)], [np.empty(0, np.float32)], [np.zeros(1, np.int64)], 0
+    for listed in encoded.lists:
+        places, starts = _places(listed.offsets, rows)
+        values.append(listed.values[places])
+        offsets.append(starts[1:] + end)
+        end += len(values[-1])
+        if weighted:
+            weights.append(np.ones(len(values[-1]), np.float32) if listed.weights is None else listed.weights[places])
+    return Batch(
+        ids=tensor(encoded.ids), numbers=tensor(encoded.numbers),
+        values=torch.from_numpy(np.concatenate(values)), offsets=torch.from_numpy(np.concatenate(offsets)),
+        scenario=tensor(encoded.scenario), labels=tensor(encoded.labels), weight=tensor(encoded.weight),
+        user=tensor(encoded.user), value_weights=torch.from_numpy(np.concatenate(weights)) if weighted else None)
+
+
+def _places(offsets: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray | slice, np.ndarray]:
+    """Where the values of some rows lie, and their offsets [B + 1] from 0."""
+    if not isinstance(rows, slice):
+        return gather(offsets, rows)
+    start, stop, _ = rows.indices(len(offsets) - 1)
+    starts = offsets[start:stop + 1]
+    return slice(starts[0], starts[-1]), starts - starts[0]

@@ -1,0 +1,163 @@
+"""Numbers: their statistics, gathered in one pass over train, and how they become model inputs.
+
+    t = sign(x) log(1 + |x|)  where `log`, else x
+    y = clip((t - centre) / spread)                missing (null, NaN, +-inf) becomes 0 after scaling
+
+Statistics are of the finite values, in float64, and do not depend on how a split is cut into units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from funnelrank.data.vocab import splitmix64
+from funnelrank.errors import DataError
+from funnelrank.settings import Number
+
+BLOCK = 1 << 16           # values reduced at once
+SAMPLE = 1 << 21          # values kept for quantiles; up to so many they are exact
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Moments:
+    """Count, mean and variance of a stream, merged block by block (Chan et al.): no sum of squares to cancel."""
+
+    def __init__(self):
+        self.count = 0
+        self.low, self.high = np.inf, -np.inf
+        self._mean = self._m2 = 0.0
+        self._waiting: list[np.ndarray] = []
+        self._pending = 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Finite values [n] float64, in the order of the log."""
+        if not len(values):
+            return
+        self.count += len(values)
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self._waiting.append(values)
+        self._pending += len(values)
+        if self._pending >= BLOCK:
+            values = np.concatenate(self._waiting)
+            whole = len(values) // BLOCK * BLOCK
+            for start in range(0, whole, BLOCK):
+                self._mean, self._m2 = self._merged(self.count - self._pending, values[start:start + BLOCK])
+                self._pending -= BLOCK
+            self._waiting = [values[whole:].copy()]
+
+    def result(self) -> tuple[float, float]:
+        """Mean and standard deviation; a stream of one value has exactly that mean, and 0."""
+        if not self.count or self.low == self.high:
+            return (self.low if self.count else 0.0), 0.0
+        mean, m2 = self._merged(self.count - self._pending, np.concatenate(self._waiting))
+        return mean, float(np.sqrt(m2 / self.count))
+
+    def _merged(self, count: int, block: np.ndarray) -> tuple[float, float]:
+        if not len(block):
+            return self._mean, self._m2
+        mean = float(block.mean())
+        m2 = float(np.square(block - mean).sum())
+        share = len(block) / (count + len(block))
+        apart = mean - self._mean
+        return self._mean + apart * share, self._m2 + m2 + apart * apart * count * share
+
+
+class Sample:
+    """At most SAMPLE values of a stream, uniform and always the same: all of them at first; then those whose place in
+    the stream hashes into a share that is halved each time the sample is full.
+    """
+
+    def __init__(self):
+        self._values, self._hashes = np.zeros(0), np.zeros(0, np.uint64)
+        self._seen, self._halvings = 0, 0
+
+    def add(self, values: np.ndarray) -> None:
+        hashes = splitmix64(np.arange(self._seen, self._seen + len(values), dtype=np.uint64))
+        self._seen += len(values)
+        kept = self._kept(hashes)
+        self._values = np.concatenate([self._values, values[kept]])
+        self._hashes = np.concatenate([self._hashes, hashes[kept]])
+        while len(self._values) > SAMPLE:
+            self._halvings += 1
+            kept = self._kept(self._hashes)
+            self._values, self._hashes = self._values[kept], self._hashes[kept]
+
+    def _kept(self, hashes: np.ndarray) -> np.ndarray:
+        return hashes >> np.uint64(64 - self._halvings) == 0 if self._halvings else np.ones(len(hashes), bool)
+
+    def boundaries(self, buckets: int) -> list[float]:
+        """Rising values, at most buckets - 1 of them, that cut the sample into parts of about equal count."""
+        if not len(self._values):
+            return []
+        cuts = np.quantile(self._values, np.arange(1, buckets) / buckets, method="higher")
+        return [float(cut) for cut in np.unique(cuts) if cut > self._values.min()]
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """How one column of numbers becomes one model input, and maybe a second that says where it is missing."""
+
+    log: bool
+    centre: float
+    spread: float
+    clip: float | None
+    indicator: bool
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """[n] float64 with NaN for missing -> [n] float32 without."""
+        limit = min(self.clip or LARGEST, LARGEST)
+        y = np.clip((logged(values) if self.log else values) - self.centre, -LARGEST, LARGEST) / self.spread
+        return np.nan_to_num(np.clip(y, -limit, limit), nan=0.0).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class NumberStatistics:
+    """What train says about one column of numbers: becomes a Scaler, or the boundaries of its buckets."""
+
+    def __init__(self, settings: Number):
+        self.settings = settings
+        self._moments, self._missing = Moments(), 0
+        self._sample = Sample() if settings.buckets else None
+
+    def add(self, values: np.ndarray) -> None:
+        """[n] float64 with NaN for missing."""
+        known = values[~np.isnan(values)]
+        self._missing += len(values) - len(known)
+        if self._sample is not None:
+            self._sample.add(known)
+        else:
+            self._moments.add(logged(known) if self.settings.log else known)
+
+    def boundaries(self) -> list[float]:
+        return self._sample.boundaries(self.settings.buckets) if self._sample else list(self.settings.boundaries)
+
+    def scaler(self, where: str) -> Scaler:
+        """Raises DataError where the values are too large for float64 statistics."""
+        s = self.settings
+        centre, spread = 0.0, 1.0
+        if s.scale == "standard":
+            with np.errstate(over="ignore", invalid="ignore"):
+                centre, spread = self._moments.result()
+        elif s.scale == "minmax" and self._moments.count:
+            centre, spread = self._moments.low, self._moments.high - self._moments.low
+        if not np.isfinite(centre) or not np.isfinite(spread):
+            raise DataError(f"{where}: values from {self._moments.low:g} to {self._moments.high:g} are too large to "
+                            "scale; leave `log` on, or bring them below 1e150")
+        indicator = self._missing > 0 if s.indicator == "auto" else s.indicator
+        return Scaler(s.log, centre, spread or 1.0, s.clip, indicator)
+
+
+def logged(values: np.ndarray) -> np.ndarray:
+    """sign(x) log(1 + |x|)."""
+    return np.copysign(np.log1p(np.abs(values)), values)
+
+
+def bucket_ids(values: np.ndarray, boundaries: list[float], first: int) -> np.ndarray:
+    """[n] float64 with NaN for missing -> [n] int32: 0 where missing, else first + how many boundaries are <= x."""
+    ids = first + np.searchsorted(np.asarray(boundaries), values, "right")
+    return np.where(np.isnan(values), 0, ids).astype(np.int32)

@@ -1,0 +1,254 @@
+"""`check --data`: reads every split once and compares what it finds with what the config says of it.
+
+Columns and their types, label values, the funnel's order, scenarios, and vocabularies too small for the data. Every
+fault is collected, one a feature and split, instead of stopping at the first. Nothing is fitted and nothing written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from funnelrank.data.columns import Reader, Rows
+from funnelrank.data.fit import who_reads
+from funnelrank.data.labels import contradictions, read_labels
+from funnelrank.data.parse import Values, is_list
+from funnelrank.data.source import Source, open_source
+from funnelrank.data.tables import Dimension, canonical, open_tables
+from funnelrank.data.vocab import Counts, Vocab
+from funnelrank.errors import DataError, FunnelrankError, listing
+from funnelrank.schema import Schema, Space, table_of
+from funnelrank.settings import Settings
+
+SPLITS = ("train", "valid", "test")
+MANY_SCENARIOS = 1000
+
+
+@dataclass
+class Found:
+    """faults: no run can go on. notes: worth a look. summary: one line a split."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    summary: list[str] = field(default_factory=list)
+
+
+def verify(schema: Schema, settings: Settings, report: Callable[[dict[str, Any]], None] = lambda event: None) -> Found:
+    """Everything that is wrong or odd about the files of a config. `report` gets progress events."""
+    found, sources, tables = Found(), {}, {}
+    who = who_reads(schema)
+    for split in SPLITS:
+        if (rows := getattr(settings.data, split)) is not None:
+            with _collected(found):
+                sources[split] = open_source(rows, settings.data, split)
+                sources[split].require(schema.log_columns(), who)
+    if "train" not in sources and settings.data.train is None:
+        found.faults.append("data.train: missing; name a file, a folder, a glob or a URL")
+    with _collected(found):
+        tables = open_tables(schema, settings.data)
+    seen: dict[str, _Split] = {}
+    for split, source in sources.items():
+        with _collected(found):
+            seen[split] = _Split(schema, settings, source, tables, found)
+            seen[split].read(lambda done, s=source: report(
+                {"event": "progress", "stage": f"check {s.split}", "rows": done, "total": s.rows}))
+    for one in seen.values():
+        one.finish(seen["train"].scenarios if "train" in seen else None)
+    if "train" in seen:
+        found.notes += _vocabularies(schema, seen["train"])
+    return found
+
+
+class _collected:
+    """What is wrong in this block goes to `found.faults`; the rest of the check goes on."""
+
+    def __init__(self, found: Found):
+        self.found = found
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, FunnelrankError):
+            return False
+        self.found.faults += [m for m in error.messages if m not in self.found.faults]
+        return True
+
+
+class _Split:
+    """One pass over one split."""
+
+    def __init__(self, schema: Schema, settings: Settings, source: Source, tables: Mapping[str, Dimension],
+                 found: Found):
+        self.schema, self.settings, self.source, self.found = schema, settings, source, found
+        self.columns = [c for c in schema.log_columns() if c in source.columns.names]
+        self.reader = Reader(schema, tables, families(schema, source, tables))
+        self.features = [n for n, f in schema.features.items() if self._readable(f, tables)]
+        self.labelled = all(t.label in self.columns for t in schema.tasks)
+        spaces = {f.space: schema.spaces[f.space] for f in schema.of_kind("id", "bag", "sequence").values()}
+        self.counts = {name: Counts(self.reader.families[name]) for name, space in spaces.items()
+                       if source.split == "train" and (space.made != "fitted" or space.max_size)}
+        self.observed, self.positives = (np.zeros(len(schema.tasks), np.int64) for _ in range(2))
+        self.clashes: dict[tuple[str, str], tuple[int, int, str]] = {}
+        self.scenarios: Counter = Counter()
+
+    def _readable(self, f: Any, tables: Mapping[str, Dimension]) -> bool:
+        if f.kind in ("cross", "length", "share", "match"):
+            return False                                   # computed from features that are read themselves
+        if f.kind == "gap":
+            return {f.since, f.until} <= set(self.columns)
+        table = table_of(f.column)
+        return table in tables and f.by in self.columns if table else f.column in self.columns
+
+    def read(self, progress: Callable[[int], None]) -> None:
+        done = 0
+        for unit in self.source.units:
+            table, where = self.source.read(unit, self.columns), self.source.where(unit)
+            rows = self.reader.rows(table, where)
+            for name in list(self.features):
+                before = len(self.found.faults)
+                with _collected(self.found):
+                    self._feature(rows, name)
+                if len(self.found.faults) > before:
+                    self.features.remove(name)             # once is enough
+            with _collected(self.found):
+                self._labels(table, where)
+            if self.schema.scenario in self.columns:
+                said = pc.value_counts(canonical(table[self.schema.scenario], where))
+                self.scenarios.update(dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist())))
+            done += unit.rows
+            progress(done)
+
+    def _feature(self, rows: Rows, name: str) -> None:
+        f = self.schema.features[name]
+        match f.kind:
+            case "number":
+                rows.numbers(name)
+            case "gap":
+                rows.gap(f.since, f.until)
+            case "id":
+                self._count(f.space, rows.ids(name).values)
+            case _:
+                self._count(f.space, rows.list(name).values)
+
+    def _count(self, space: str, values: Values) -> None:
+        if space in self.counts:
+            self.counts[space].add(values.base, values.times())
+
+    def _labels(self, table: pa.Table, where: str) -> None:
+        if not self.labelled:
+            return
+        try:
+            labels = read_labels(table, self.schema, where)
+        except DataError:
+            self.labelled = False
+            raise
+        self.observed += (~np.isnan(labels)).sum(0)
+        self.positives += (labels > 0).sum(0)
+        for edge in contradictions(labels, self.schema):
+            rows, positives, first = self.clashes.get((edge.child, edge.parent), (0, 0, ""))
+            if edge.rows and not first:
+                first = f"{where}, row {edge.first}"
+            self.clashes[edge.child, edge.parent] = rows + edge.rows, positives + edge.positives, first
+
+    def finish(self, known: Mapping[Any, int] | None) -> None:
+        """Faults and notes that only the whole split shows. `known`: the scenarios of train."""
+        split, notes = self.source.split, self.found.notes
+        if self.labelled:
+            for t, task in enumerate(self.schema.tasks):
+                if not self.observed[t]:
+                    notes.append(f"tasks.{task.name}: no row of data.{split} has a label")
+                elif task.kind == "binary" and self.positives[t] in (0, self.observed[t]):
+                    only = 1 if self.positives[t] else 0
+                    notes.append(f"tasks.{task.name}: every label in data.{split} is {only}, so rankings cannot be "
+                                 "measured" + (" or learnt" if split == "train" else ""))
+            for (child, parent), (rows, positives, first) in self.clashes.items():
+                if rows:
+                    self._contradiction(child, parent, rows, positives, first)
+        if len(self.scenarios) > MANY_SCENARIOS:
+            notes.append(f"data.scenario: '{self.schema.scenario}' has {len(self.scenarios):,} values in data.{split}; "
+                         "is it an id rather than a scenario?")
+        elif known is not None and split != "train" and (new := [s for s in self.scenarios if s not in known]):
+            rows = sum(self.scenarios[s] for s in new)
+            notes.append(f"data.scenario: {listing(map(str, new))} of data.{split} {'is' if len(new) == 1 else 'are'} "
+                         f"not in train ({rows:,} rows); such rows are scored as an unseen scenario")
+        tasks = ", ".join(f"{t.name} {self._rate(i)}" for i, t in enumerate(self.schema.tasks))
+        self.found.summary.append(f"{split}: {self.source.rows:,} rows" + (f"; {tasks}" if self.labelled else ""))
+
+    def _rate(self, t: int) -> str:
+        seen = int(self.observed[t])
+        share = f"{self.positives[t] / seen:.4f}" if seen and self.schema.tasks[t].kind == "binary" else "-"
+        return share + ("" if seen == self.source.rows else f" ({seen / self.source.rows:.1%} observed)")
+
+    def _contradiction(self, child: str, parent: str, rows: int, positives: int, first: str) -> None:
+        policy, split = self.settings.data.contradictions, self.source.split
+        said = (f"{rows:,} of {positives:,} positives of '{child}' have '{parent}' = 0 in data.{split} "
+                f"(first: {first})")
+        if split == "train" and policy == "raise":
+            self.found.faults.append(f"tasks.{child}.after: {said}; correct the labels, or set data.contradictions to "
+                                     "keep, drop or repair")
+        else:
+            does = {"keep": "they stay as they are", "drop": "such rows are dropped", "repair": "the 0s become 1"}[
+                policy] if split == "train" else "labels of this split are never changed"
+            self.found.notes.append(f"tasks.{child}.after: {said}; {does}")
+
+
+def families(schema: Schema, source: Source, tables: Mapping[str, Dimension]) -> dict[str, str]:
+    """Space -> 'int' or 'string', as fitting decides, but for columns that may be missing or of a wrong type."""
+    found: dict[str, set[str]] = {name: set() for name in schema.spaces}
+    for f in schema.of_kind("id", "bag", "sequence").values():
+        table = table_of(f.column)
+        columns = source.columns if not table else tables[table].table.schema if table in tables else pa.schema([])
+        name = f.column.split(".", 1)[1] if table else f.column
+        if name not in columns.names:
+            continue
+        kind = columns.field(name).type
+        cut = f.kind != "id" and f.separator is not None and not is_list(kind)
+        if is_list(kind):
+            kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+        found[f.space].add("pieces" if cut else "string" if text else "int")
+    return {name: "int" if schema.spaces[name].made == "range" or said == {"int"} or said == {"int", "pieces"}
+            else "string" for name, said in found.items()}
+
+
+def _vocabularies(schema: Schema, train: _Split) -> Iterator[str]:
+    """Id spaces that are smaller than what train holds."""
+    for name, counts in train.counts.items():
+        space, (values, seen) = schema.spaces[name], counts.total()
+        owner = next(n for n, f in schema.features.items() if getattr(f, "space", None) == name)
+        rows = int(seen.sum())
+        if space.made == "hash" and len(values) > space.size:
+            yield (f"features.{owner}.hash_buckets: {space.size:,} buckets for {len(values):,} values of train; "
+                   "unlike values will share a vector")
+        elif space.made == "range":
+            yield from _outside(values, seen, space, f"features.{owner}.num_buckets", rows)
+        elif space.made == "list":
+            known = Vocab.listed(space, train.reader.families[name])
+            lost = known.ids(values, f"id space '{name}'") < 2
+            if lost.any():
+                key = "vocab_file" if space.file else "vocab_list"
+                yield (f"features.{owner}.{key}: {int(lost.sum()):,} values of train are not in it "
+                       f"({seen[lost].sum() / rows:.1%} of its ids, as {_examples(values, lost)}); they become OOV")
+        elif space.max_size and (often := int((seen >= space.min_count).sum())) > space.max_size:
+            yield (f"features.{owner}.max_size: {space.max_size:,}, but {often:,} values of train were seen at least "
+                   f"{space.min_count} times; the rarer ones become OOV")
+
+
+def _outside(values: pa.Array, seen: np.ndarray, space: Space, key: str, rows: int) -> Iterable[str]:
+    numbers = values.to_numpy(zero_copy_only=False)
+    lost = (numbers < 0) | (numbers >= space.size)
+    if lost.any():
+        yield (f"{key}: {space.size:,} means ids 0 to {space.size - 1:,}, but train holds {numbers.min():,} to "
+               f"{numbers.max():,} ({seen[lost].sum() / rows:.1%} of its ids are outside and become OOV)")
+
+
+def _examples(values: pa.Array, which: np.ndarray) -> str:
+    return listing(map(str, values.filter(pa.array(which)).slice(0, 3).to_pylist()))

@@ -1,0 +1,290 @@
+"""Exact metrics of scores and labels, by sorting packed integer keys: numpy only, one thread, no sampling.
+
+A score and its label become one integer whose order is the score's, with the label as the lowest bit. One
+sort of plain integers (no argsort) then answers AUC, average precision and every equal-mass bin; with the
+user's code in front, one sort answers GAUC for all users at once.
+
+Scores are read as float32 and may be any but NaN: logits, log p or p. Prefer log p: probabilities near 1 or 0
+tie where their logs still differ. Labels are 0 and 1. A metric that its rows cannot define raises Undefined
+and never returns NaN.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Z95 = 1.959963984540054
+TOP = np.uint32(0x80000000)
+NULL_USER = -1
+
+
+class Undefined(ValueError):
+    """These rows do not define the metric; the message says why, short enough for a table."""
+
+
+class Gauc(NamedTuple):
+    """AUC within each user, averaged over valid users: those who have both classes."""
+
+    weighted: float | None      # by each valid user's rows; None without a valid user
+    unweighted: float | None
+    valid_users: int
+    users: int                  # with at least one row; a null user is none
+
+
+class Bins(NamedTuple):
+    """Rows in bins of about equal size, by rising probability; rows with one probability share a bin."""
+
+    p: np.ndarray        # [K] mean probability
+    y: np.ndarray        # [K] mean label
+    count: np.ndarray    # [K] rows
+    low: np.ndarray      # [K] Wilson 95 % interval of the mean label
+    high: np.ndarray     # [K]
+
+    def ece(self) -> float:
+        """Mean over rows of their bin's |mean p - mean label|."""
+        return float(np.average(np.abs(self.p - self.y), weights=self.count))
+
+
+# ---- rows and labels
+
+def observed(label: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The rows whose label is not NaN: (label, *others), each cut to them. Raises Undefined where none is."""
+    seen = ~np.isnan(label)
+    if not seen.any():
+        raise Undefined("no observed labels")
+    return (label, *others) if seen.all() else (label[seen], *(x[seen] for x in others))
+
+
+def positive(label: np.ndarray) -> np.ndarray:
+    """Labels [n] of 0 and 1 as bool [n]. Raises Undefined without rows and ValueError for any other label."""
+    label = np.asarray(label)
+    if not len(label):
+        raise Undefined("no rows")
+    if label.dtype == bool:
+        return label
+    y = label == 1
+    if not (y | (label == 0)).all():
+        raise ValueError("labels must be 0 or 1; drop unobserved rows first, as observed() does")
+    return y
+
+
+# ---- order
+
+class Ranking:
+    """Rows sorted by score, as integer keys: (the order of the float's bits) << 1 | label."""
+
+    def __init__(self, score: np.ndarray, label: np.ndarray):
+        y = positive(label)
+        self.rows, self.positives = len(y), int(np.count_nonzero(y))
+        bits, self.lowest = _ordered_bits(score)
+        # 31 bits hold all floats of one sign, as log p and p are: half the bytes, so a faster sort
+        self.keys = bits.astype(np.uint32 if int(bits.max()) < 2**31 else np.uint64) << 1
+        self.keys |= y
+        self.keys.sort()
+
+    def auc(self) -> float:
+        """P(score of a positive > score of a negative) + P(equal) / 2, over all pairs of the two."""
+        P, N = self.positives, self.rows - self.positives
+        if not P or not N:
+            raise Undefined("only one class")
+        groups = _positive_groups(self.keys)
+        return int(_twice_wins(groups).sum()) / (2 * P * N)
+
+    def pr_auc(self) -> float:
+        """Average precision: over falling scores, sum of (gain in recall) x precision; ties are one step."""
+        if not self.positives:
+            raise Undefined("no positives")
+        groups = _positive_groups(self.keys)
+        precision = (self.positives - groups.before) / (self.rows - groups.start)
+        return float(np.dot(groups.positives, precision)) / self.positives
+
+    def bins(self, most: int, probability: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Bins:
+        """At most `most` bins of equal mass; `probability` makes p of the scores [n] (np.exp for log p)."""
+        cuts = self.keys[np.arange(1, most) * self.rows // most] >> 1 << 1
+        edges = np.unique(np.concatenate([[0], np.searchsorted(self.keys, cuts)]))
+        count = np.diff(edges, append=self.rows)
+        p = np.add.reduceat(probability(self._scores()), edges, dtype=np.float64) / count
+        ones = np.add.reduceat(self.keys & 1, edges, dtype=np.int64)
+        return Bins(p, ones / count, count, *wilson(ones, count))
+
+    def _scores(self) -> np.ndarray:
+        bits = (self.keys >> 1).astype(np.uint32)
+        bits += self.lowest
+        return np.where(bits >= TOP, bits ^ TOP, ~bits).view(np.float32)
+
+
+class _Groups(NamedTuple):
+    """Runs of equal scores that hold a positive, by rising score."""
+
+    start: np.ndarray        # [G] where the run starts among the sorted rows
+    before: np.ndarray       # [G] positives that stand before the run
+    positives: np.ndarray    # [G]
+    negatives: np.ndarray    # [G]
+
+
+def _positive_groups(keys: np.ndarray) -> _Groups:
+    """Of sorted keys. Within a run negatives come first, because the label is the lowest bit."""
+    at = np.flatnonzero((keys & 1) != 0)    # every positive's place
+    first = _run_starts(keys[at])
+    size = np.diff(first, append=len(at))
+    start = at[first]
+    tied = start > 0
+    tied[tied] = keys[start[tied] - 1] == keys[start[tied]] - 1
+    ties = np.zeros(len(start), np.int64)
+    ties[tied] = start[tied] - np.searchsorted(keys, keys[start[tied]] - 1)
+    return _Groups(start - ties, first, size, ties)
+
+
+def _run_starts(values: np.ndarray) -> np.ndarray:
+    """Where each run of equal values begins."""
+    new = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    return np.flatnonzero(new)
+
+
+def _twice_wins(groups: _Groups) -> np.ndarray:
+    """[G] int64: 2 x pairs that a run's positives win against negatives of lower score + pairs they tie."""
+    return groups.positives * (2 * (groups.start - groups.before) + groups.negatives)
+
+
+def _ordered_bits(score: np.ndarray) -> tuple[np.ndarray, np.uint32]:
+    """uint32 [n] in the order of the float32 scores, counted from the lowest; and the lowest's own bits."""
+    score = np.asarray(score, np.float32) + np.float32(0)       # -0 becomes 0, for they are equal
+    if np.isnan(score).any():
+        raise Undefined(f"{np.count_nonzero(np.isnan(score))} predictions are NaN")
+    bits = score.view(np.uint32)
+    bits ^= np.where(bits >= TOP, np.uint32(0xFFFFFFFF), TOP)
+    lowest = bits.min()
+    bits -= lowest
+    return bits, lowest
+
+
+def auc(score: np.ndarray, label: np.ndarray) -> float:
+    """Area under the ROC curve, exact, ties counted half. score [n], label [n] of 0 and 1."""
+    return Ranking(score, label).auc()
+
+
+def pr_auc(score: np.ndarray, label: np.ndarray) -> float:
+    """Average precision, exact; rows of one score enter together. score [n], label [n]."""
+    return Ranking(score, label).pr_auc()
+
+
+def gauc(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> Gauc:
+    """AUC within each user. score [n], label [n], user int [n], -1 where unknown (skipped)."""
+    y, user = positive(label), np.asarray(user)
+    known = user != NULL_USER
+    if not known.all():
+        score, y, user = np.asarray(score)[known], y[known], user[known]
+    if not len(user):
+        return Gauc(None, None, 0, 0)
+    bits, _ = _ordered_bits(score)
+    width = int(bits.max()).bit_length() + 1
+    user = dense_users(user, 64 - width)
+    keys = user.astype(np.uint64) << np.uint64(width)
+    keys |= bits.astype(np.uint64) << np.uint64(1)
+    keys |= y
+    keys.sort()
+    begin = _run_starts(keys >> np.uint64(width))                   # [U]
+    rows = np.diff(begin, append=len(keys))
+    groups = _positive_groups(keys)
+    of = np.searchsorted(begin, groups.start, side="right") - 1     # [G] the run's user
+    P = np.bincount(of, groups.positives, len(begin)).astype(np.int64)
+    # places and counts above are over all users; what stands before the user's own rows is no win
+    earlier = begin - (np.cumsum(P) - P)
+    wins = _twice_wins(groups) - 2 * groups.positives * earlier[of]
+    valid = (P > 0) & (rows > P)
+    if not valid.any():
+        return Gauc(None, None, 0, len(begin))
+    pairs = 2 * P[valid] * (rows[valid] - P[valid])
+    each = np.bincount(of, wins, len(begin))[valid] / pairs
+    return Gauc(float(np.average(each, weights=rows[valid])), float(each.mean()), len(each), len(begin))
+
+
+def dense_users(user: np.ndarray, bits: int = 31) -> np.ndarray:
+    """user [n] as it is if its codes (but for -1) fit into `bits` bits, else recoded 0, 1, ...; -1 stays."""
+    if not len(user) or (user.min() >= NULL_USER and int(user.max()) < 2**bits):
+        return user
+    values, codes = np.unique(user, return_inverse=True)
+    null = np.searchsorted(values, NULL_USER)
+    if null < len(values) and values[null] == NULL_USER:
+        codes = np.where(codes == null, NULL_USER, codes - (codes > null))
+    return codes
+
+
+# ---- probabilities
+
+def logloss(log_p: np.ndarray, log_not_p: np.ndarray, label: np.ndarray) -> float:
+    """Mean of -(y log p + (1 - y) log(1 - p)), in nats. log_p, log_not_p [n] <= 0, label [n]."""
+    value = -float(np.where(positive(label), log_p, log_not_p).mean(dtype=np.float64))
+    if not np.isfinite(value):
+        raise Undefined("infinite: a label was given probability 0" if value > 0 else "predictions are NaN")
+    return value + 0.0
+
+
+def ne(log_p: np.ndarray, log_not_p: np.ndarray, label: np.ndarray) -> float:
+    """Normalised entropy: log loss divided by that of predicting the mean label everywhere."""
+    y = positive(label)
+    rate = np.count_nonzero(y) / len(y)
+    if rate in (0, 1):
+        raise Undefined("only one class")
+    return logloss(log_p, log_not_p, y) / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)).item()
+
+
+def pcoc(mean: np.ndarray, label: np.ndarray) -> float:
+    """Predicted over observed: sum of predictions / sum of labels. mean [n], label [n], any kind of task."""
+    if not len(label):
+        raise Undefined("no rows")
+    total = float(np.sum(label, dtype=np.float64))
+    if total == 0:
+        raise Undefined("labels sum to 0")
+    return _finite(float(np.sum(mean, dtype=np.float64)) / total)
+
+
+def ece(p: np.ndarray, label: np.ndarray, bins: int = 20) -> float:
+    """Expected calibration error over equal-mass bins. p [n] in 0..1, label [n]."""
+    return reliability(p, label, bins).ece()
+
+
+def reliability(p: np.ndarray, label: np.ndarray, bins: int = 20) -> Bins:
+    """Mean p against mean label in equal-mass bins. p [n] in 0..1, label [n]."""
+    return Ranking(p, label).bins(bins)
+
+
+def wilson(ones: np.ndarray, count: np.ndarray, z: float = Z95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson score interval (low, high) of a rate: ones of count, count > 0."""
+    rate, z2 = np.asarray(ones) / count, z * z
+    centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
+    half = z / (1 + z2 / count) * np.sqrt((rate * (1 - rate) + z2 / (4 * count)) / count)
+    return np.clip(centre - half, 0, rate), np.clip(centre + half, rate, 1)
+
+
+def violation_rate(p_child: np.ndarray, p_parent: np.ndarray) -> float:
+    """Share of rows where a step is given a higher probability than the step it comes after. p, or log p."""
+    if not len(p_child):
+        raise Undefined("no rows")
+    if np.isnan(p_child).any() or np.isnan(p_parent).any():
+        raise Undefined("predictions are NaN")
+    return float(np.count_nonzero(p_child > p_parent)) / len(p_child)
+
+
+# ---- values
+
+def rmse(mean: np.ndarray, label: np.ndarray) -> float:
+    """Root of the mean squared error, in the label's unit."""
+    if not len(label):
+        raise Undefined("no rows")
+    return _finite(float(np.sqrt(np.mean(np.square(np.subtract(mean, label, dtype=np.float64))))))
+
+
+def mae(mean: np.ndarray, label: np.ndarray) -> float:
+    """Mean absolute error, in the label's unit."""
+    if not len(label):
+        raise Undefined("no rows")
+    return _finite(float(np.mean(np.abs(np.subtract(mean, label, dtype=np.float64)))))
+
+
+def _finite(value: float) -> float:
+    if not np.isfinite(value):
+        raise Undefined("predictions are not finite")
+    return value

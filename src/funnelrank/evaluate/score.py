@@ -1,0 +1,54 @@
+"""Running a trained model over rows: the numbers behind every metric and every served probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from funnelrank.batch import Batch
+from funnelrank.evaluate.table import Scores
+from funnelrank.funnel import Prediction, undo_down_sampling
+from funnelrank.ranker import RankingModel
+from funnelrank.schema import Schema
+
+
+@torch.inference_mode()
+def predict_batches(model: RankingModel, schema: Schema, batches: Iterable[Batch], *,
+                    corrected: bool) -> Iterable[tuple[Batch, Prediction]]:
+    """Each batch with what the model says of it. `corrected`: undo declared negative down-sampling."""
+    model.eval()
+    kept = schema.negatives_kept
+    device = model.funnel.loc.device
+    for batch in batches:
+        said = model(batch.to(device))
+        if corrected and kept:
+            said = undo_down_sampling(said, model.funnel, schema.task_names.index(kept.task), kept.rate)
+        yield batch, said
+
+
+def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: str) -> Scores:
+    """What the model says of a whole split, beside what happened.
+
+    Probabilities are corrected for negative down-sampling where the split itself was not sampled.
+    """
+    kept = schema.negatives_kept
+    columns: dict[str, list[np.ndarray]] = {
+        k: [] for k in ("log_p", "log_not_p", "mean", "given", "labels", "scenario", "user")}
+    for batch, said in predict_batches(model, schema, batches,
+                                       corrected=kept is not None and split not in kept.splits):
+        for name, tensor in (("log_p", said.log_p), ("log_not_p", said.log_not_p), ("mean", said.mean),
+                             ("given", said.given), ("labels", batch.labels), ("scenario", batch.scenario),
+                             ("user", batch.user)):
+            columns[name].append(tensor.cpu().numpy())
+    whole = {k: np.concatenate(v) for k, v in columns.items()}
+    for t, (kind, parent) in enumerate(zip(model.funnel.kinds, model.funnel.parents)):
+        if kind != "binary" and parent is not None:
+            seen = ~np.isnan(whole["labels"][:, t])
+            if (whole["labels"][seen, parent] == 1).all():       # a value recorded only where its step happened
+                whole["mean"][:, t] = whole["given"][:, t]
+    return Scores(tasks=model.tasks, kinds=model.funnel.kinds, parents=model.funnel.parents,
+                  log_p=whole["log_p"], log_not_p=whole["log_not_p"], mean=whole["mean"], labels=whole["labels"],
+                  scenario=whole["scenario"] if schema.scenario else None,
+                  user=whole["user"] if schema.user else None)

@@ -1,0 +1,196 @@
+"""The report: whole, alone, and harmless whatever the names in it."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from funnelrank.evaluate import pictures, report, table
+from funnelrank.settings import Evaluate
+
+HOSTILE = "</title><script>alert('x')</script>&\"$\\frac{$<b>--></svg>\x00\x1b\ud800 \u202e名"
+VOID = {"meta", "br", "wbr", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that every tag closes, and keeps texts and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+
+def made_run(task="click", scenario="home", text="tasks:\n  click: {}\n", n=2000):
+    rng = np.random.default_rng(0)
+    z = rng.normal(-1, 1, (n, 2)).astype(np.float32)
+    y = (rng.random((n, 2)) < 1 / (1 + np.exp(-z))).astype(np.float32)
+    log_sigmoid = lambda x: -np.logaddexp(np.float32(0), -x)
+    scores = table.Scores([task, "money"], ["binary", "regression"], [None, None], log_sigmoid(z), log_sigmoid(-z),
+                          z, y, rng.integers(0, 4, n), rng.integers(0, 50, n))
+    rows = [r for s in ("valid", "test") for r in table.measure(s, scores, Evaluate(), [scenario, "search"])]
+    events = [{"event": "step", "step": s, "loss": {task: 1 / (1 + s), "money": 0.5}, "calibrator": 0.1}
+              for s in range(500)]
+    events += [{"event": "evaluate", "step": s, "metrics": {f"valid/auc_{task}": 0.7 + s / 1e4, "valid/auc": None},
+                "metric": "valid/auc", "value": 0.7 - s / 1e4, "better": s == 100} for s in (100, 200, 300)]
+    return {
+        "name": task, "config": text, "metrics": rows, "events": events,
+        "reliability": table.reliability(scores, Evaluate()),
+        "counts": {"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {"rows": n, "empty": 5}}},
+        "coverage": {"train": {task: {"rows": n, "observed": 1500, "positives": 300},
+                               "money": {"rows": n, "observed": n, "positives": None}}},
+        "contradictions": {"train": {"policy": "keep", "dropped": 0, "repaired": 0, "filled": {task: 7}, "edges": [
+            {"child": scenario, "parent": task, "rows": 37, "positives": 100, "first": f"{scenario}, row 8"}]}},
+        "about": {"seed": 7, "started": "2026-01-02 03:04:05", "seconds": 754.2, "versions": {"torch": "2.13.0"},
+                  "training": {"steps": 500, "seconds": 61.0}}}
+
+
+def test_the_page_shows_every_part_of_a_run():
+    run = made_run()
+    page = Page(report.page(run))
+    text = " ".join(" ".join(page.texts).split())
+    for said in ("12 min 34 s", "seed 7", "2026-01-02 03:04:05", "torch", "Training loss", "Watched: valid/auc",
+                 "Kept weights: those of step 100.", "AUC on valid", "Calibrator", "95 % intervals", "1,500", "75.0 %",
+                 "20.000 %", "policy keep , 7 implied labels filled", "home = 1 where click = 0", "37.0 %",
+                 "home, row 8", "1,234", "61.7 %", "null", "not in vocabulary", "empty list", "(unseen)", "tasks:",
+                 "What the metrics mean"):
+        assert said in text, said
+    value = table.value(run["metrics"], "test/click/auc")
+    assert f"{value:.4f}" in text
+    assert page.tags.count("svg") == 4 + 1 + 1
+    assert "mark" in page.tags      # more than half of the rows are null
+
+
+def test_ordinary_texts_of_all_scripts_are_left_alone():
+    for text in ("naïve\u00a0x", "名前\u3000二", "👩\u200d🔬", "a\tb\r\nc", "<&>"):
+        assert pictures.printable(text) == text
+    assert pictures.printable("a\0b\ud800") == "a\ufffdb?"
+
+
+def test_the_page_loads_and_runs_nothing():
+    text = report.page(made_run())
+    page = Page(text)
+    assert not {"script", "link", "img", "iframe", "object", "base", "form"} & set(page.tags)
+    links = [v for k, v in page.attributes if k in ("src", "href", "xlink:href", "action", "srcset", "data")]
+    assert links and all(v.startswith("#") for v in links)
+    assert not [k for k, _ in page.attributes if k.startswith("on")]
+    assert "http" not in text and "@import" not in text
+    assert len(re.findall(r"url\(([^)]*)\)", text)) == len(re.findall(r"url\(#", text)) > 0
+    assert len(text.encode()) < 2_000_000
+
+
+def test_hostile_names_stay_text(tmp_path):
+    path = tmp_path / "report.html"
+    report.write_report(path, made_run(task=HOSTILE, scenario=HOSTILE, text=HOSTILE))
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "b>--"} & set(page.tags)
+    assert "<script" not in text and "\x00" not in text and "\x1b" not in text
+    assert sum("alert('x')" in t for t in page.texts) > 10
+    assert page.tags.count("title") == page.tags.count("html") == page.tags.count("body") == 1
+
+
+@pytest.mark.parametrize("run", [
+    {}, {k: None for k in made_run(n=50)}, {k: type(v)() for k, v in made_run(n=50).items()},
+    {"events": [{"event": "step"}, {"event": "step", "step": 1, "loss": {"click": None, "buy": float("nan")}},
+                {"event": "evaluate", "step": 2, "metrics": None, "metric": "valid/auc", "value": None}],
+     "counts": {"train": {}, "test": {"x": {}}}, "coverage": {"train": {"click": {}}, "test": None},
+     "contradictions": {"train": [], "test": None}, "reliability": {"click": {}},
+     "about": {"seconds": None, "versions": [], "training": None}}], ids=["no keys", "nulls", "empty", "holes"])
+def test_missing_parts_are_said_and_break_nothing(run):
+    page = Page(report.page(run))
+    text = " ".join(page.texts)
+    for said in ("Nothing was measured", "No steps were logged", "No binary task", "The data has no scenarios",
+                 "No task comes after another", "No config was given", "No versions were recorded"):
+        assert said in text, said
+    assert "nan" not in text.lower().split() and "None" not in text
+
+
+def test_every_key_alone_makes_a_page():
+    run = made_run(n=300)
+    for key in run:
+        assert len(Page(report.page({key: run[key]})).texts) > 40
+
+
+def test_metrics_without_values_show_their_notes():
+    nothing = table.Scores(["click"], ["binary"], [None], *(np.zeros((50, 1), np.float32),) * 3,
+                           np.full((50, 1), np.nan), np.arange(50) % 4)
+    run = {"metrics": table.measure("test", nothing, Evaluate(), ["home", "empty"])}
+    text = " ".join(Page(report.page(run)).texts)
+    assert "no observed labels" in text
+
+
+def test_many_scenarios_are_cut_and_said():
+    names = [f"s{i}" for i in range(300)]
+    rows = [dict.fromkeys(table.COLUMNS) | {"split": "test", "task": "click", "scenario": s, "metric": "auc",
+                                             "value": 0.5 + i / 1000, "rows": i + 1, "positives": i}
+            for i, s in enumerate([None, *names])]
+    text = report.page({"metrics": rows})
+    assert f"The {pictures.MOST_SCENARIOS} largest of 300 scenarios." in text
+    assert f"{301 - report.MOST_LINES} more lines are in metrics.json" in text
+    assert "s299 · 301" in text
+
+
+def test_long_curves_keep_their_mean_and_lose_points():
+    x, y = np.arange(10_007.0), np.sin(np.arange(10_007.0))
+    thin_x, thin_y = pictures._thinned(x, y)
+    assert len(thin_x) == len(thin_y) == pictures.MOST_POINTS
+    assert np.all(np.diff(thin_x) > 0) and thin_x[0] < 40 and thin_x[-1] > 9_960
+    assert thin_y.mean() == pytest.approx(y.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("name, task", [
+    ("valid/auc_click", "click"), ("valid/click/auc", "click"), ("valid/auc", "mean"), ("valid/auc_macro", "mean"),
+    ("auc_a_b", "a_b"), ("valid/gauc_click", None), ("valid/pr_auc_click", None), ("valid/auc_oracle_click", None),
+    ("valid/logloss_click", None)])
+def test_aucs_are_found_under_their_names(name, task):
+    assert pictures._auc_of(name) == task
+
+
+def test_pictures_take_the_pages_colour_and_share_no_ids():
+    drawn = pictures.learning_curves(made_run()["events"])
+    ids = [set(re.findall(r' id="([^"]+)"', p.svg)) for p in drawn]
+    assert all(ids) and not set.intersection(*ids)
+    for p in drawn:
+        assert "currentColor" in p.svg and pictures.INK not in p.svg and "font-family" not in p.svg
+        assert set(re.findall(r"#([\w]+)\)", p.svg)) <= set(re.findall(r' id="([^"]+)"', p.svg))
+
+
+def test_the_same_run_makes_the_same_page():
+    assert report.page(made_run(n=200)) == report.page(made_run(n=200))
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    report.write_report(path, {"name": "first"})
+    before = path.read_text()
+    monkeypatch.setattr(report.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        report.write_report(path, {"name": "second"})
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_matplotlib_waits_for_the_first_picture():
+    code = "import sys, funnelrank.evaluate.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
