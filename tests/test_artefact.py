@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from funnelrank import durable
-from funnelrank.artefact import load_tensors, open_artefact, save_tensors, write_artefact
+from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
 from funnelrank.durable import find_folder, new_folder, sweep
 from funnelrank.errors import ArtefactError, FunnelrankError, TrainingError
 
@@ -87,6 +87,15 @@ def test_an_artefact_is_replaced_whole(place):
     write_artefact(place, {"other": b"2"}, {})
     assert set(content(place)) == {"other", "manifest.json"}
     assert [p.name for p in place.parent.iterdir()] == ["demo"]
+
+
+def test_sealed_files_that_are_not_ours_are_one_sentence(tmp_path):
+    for error in (KeyError("vocabs"), json.JSONDecodeError("bad", "", 0), TypeError("a\nb"),
+                  FileNotFoundError(2, "no")):
+        with pytest.raises(ArtefactError, match="match their seals, but are not what this version") as said, \
+                understood(tmp_path):
+            raise error
+        assert "\n" not in str(said.value)
 
 
 def test_a_link_stays_a_link(place):

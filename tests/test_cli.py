@@ -1,6 +1,9 @@
+import contextlib
 import inspect
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -123,7 +126,39 @@ def test_ctrl_c_is_130(capsys, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(cli, "_load", stopped)
-    assert said(capsys, "check", "x.yaml")[::2] == (130, "stopped\n")
+    assert said(capsys, "check", "x.yaml")[::2] == (130, "stopped; what is complete on disk stays\n")
+
+
+def test_sigterm_is_143_and_what_swallows_it_is_asked_again(capsys, monkeypatch):
+    def swallow(*_, **__):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        cli._Console().watch({"event": "progress"})
+        raise AssertionError("went on")
+    monkeypatch.setattr("funnelrank.config.load", swallow)
+    before = signal.getsignal(signal.SIGTERM)
+    code, _, err = said(capsys, "check", "x.yaml")
+    assert code == 143 and "asked to end" in err and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_model_that_no_memory_holds_is_exit_code_2(capsys, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 13600000000000 bytes.")
+    monkeypatch.setattr("funnelrank.config.load", full)
+    err = refused(capsys, "check", "x.yaml")
+    assert err.startswith("the memory does not hold this (13600000000000 bytes asked for at once); smaller")
+
+
+def test_values_cannot_command_the_terminal(capsys):
+    assert refused(capsys, "check", "\x1b[2J.yaml").startswith("\\x1b[2J.yaml: no such file")
+
+
+def test_a_reader_that_goes_away_stops_no_work(log, tmp_path):
+    for command, rest in (("describe", ""), ("check", " --help")):
+        ran = subprocess.run(["bash", "-c", f"'{sys.executable}' -m funnelrank {command} '{log / 'shop.yaml'}'{rest} | "
+                              "head -0; echo ${PIPESTATUS[0]}"], capture_output=True, text=True)
+        assert (ran.stdout, ran.stderr) == ("0\n", "")
 
 
 def test_a_folder_that_cannot_be_written_is_exit_code_2(capsys, log, tmp_path):
@@ -207,6 +242,38 @@ def test_check_data_goes_on_after_a_damaged_file(log, tmp_path):
     assert [line.split(":")[0] for line in found.summary] == ["train", "test"]
 
 
+def test_check_data_holds_every_split_against_what_train_holds(log, tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.parquet").write_bytes((log / f"{name}.parquet").read_bytes())
+    test = pq.read_table(tmp_path / "test.parquet")
+    for column, values in (("item_id", ["five"] * len(test)), ("w", [-1.0] * len(test))):
+        test = test.select([c for c in test.column_names if c != column]).append_column(column, pa.array(values))
+    pq.write_table(test, tmp_path / "test.parquet")
+    for name in ("train", "valid"):
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        pq.write_table(table.append_column("w", pa.array([1.0] * len(table))), tmp_path / f"{name}.parquet")
+    c = load(log / "shop.yaml", [f"data.dir={tmp_path}", "data.weight=w", "data.valid=train.parquet",
+                                 "evaluate.truth={click: hour, buy: nope}"])
+    found = verify(c.schema, c.settings)
+    text = "\n".join(found.faults)
+    assert "test.parquet, row group 0: column 'item_id': holds 'five', but id space 'item_id' holds integers" in text
+    assert "test.parquet, row group 0: column 'w' holds -1.0" in text and len(found.faults) == 2
+    notes = "\n".join(found.notes)
+    assert "data.valid: 'train.parquet' of it is in data.train, too" in notes
+    assert "evaluate.truth.buy: no column 'nope' in data.test" in notes
+
+
+def test_a_split_that_could_not_be_read_gives_no_notes(log, tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.parquet").write_bytes((log / f"{name}.parquet").read_bytes())
+    table = pq.read_table(tmp_path / "train.parquet").drop_columns(["item_id"])
+    huge = pa.array([2**64 - 1] * len(table), pa.uint64())
+    pq.write_table(table.append_column("item_id", huge), tmp_path / "train.parquet")
+    c = load(log / "shop.yaml", [f"data.dir={tmp_path}"])
+    found = verify(c.schema, c.settings)
+    assert len(found.faults) == 1 and "write such values as text" in found.faults[0] and not found.notes
+
+
 # ---- train, evaluate, predict, describe, simulate
 
 def test_train_leaves_a_run_and_prints_its_table(capsys, log, tmp_path):
@@ -237,6 +304,15 @@ def test_predict_writes_named_columns_beside_those_to_keep(capsys, log, run, tmp
     assert "no column 'nope'" in refused(capsys, "predict", run, "test.parquet", "--out", tmp_path / "x.parquet",
                                          "--keep", "nope")
     assert not (tmp_path / "x.parquet").exists()
+
+
+def test_scores_never_replace_the_rows_they_are_of(capsys, log, run, tmp_path):
+    rows, link = tmp_path / "rows.parquet", tmp_path / "link.parquet"
+    rows.write_bytes((log / "test.parquet").read_bytes())
+    link.symlink_to(rows)
+    for out in (rows, link):
+        assert "holds rows to score, which would be lost" in refused(capsys, "predict", run, rows, "--out", out)
+    assert rows.read_bytes() == (log / "test.parquet").read_bytes()
 
 
 def test_describe_shows_a_config_and_an_artefact(capsys, log, run):

@@ -144,6 +144,8 @@ def test_words_mean_what_yaml_1_2_says(word, value):
 # ---- faults
 
 def test_all_faults_are_reported_at_once_in_the_files_order(file):
+    *names, last = (f"'{name}'" for name in config.shipped_schema()["x-recipes"])
+    known = f"{', '.join(names)} or {last}"
     path = file("""\
 data:
   trian: train.parquet
@@ -176,12 +178,13 @@ nonsense: 1
         "demo.yaml:8:3: features.x.within: missing; it must be a text",
         "demo.yaml:10:11: tasks.click.after: no task 'clik'; tasks are 'click' and 'buy' (did you mean 'click'?)",
         "demo.yaml:11:23: tasks.buy.after: written twice, first on line 11; keep one",
-        "demo.yaml:13:3: model.name: found 'atim'; must be 'aitm', 'shared_bottom' or 'single_task' or null "
+        f"demo.yaml:13:3: model.name: found 'atim'; must be {known} or null "
         "(did you mean 'aitm'?)",
         "demo.yaml:14:14: model.transfer.name: found 'at'; must be 'ait' (did you mean 'ait'?)",
         "demo.yaml:16:3: train.lr: unknown key here; 'lr' is a key of 'optimiser'",
         "demo.yaml:17:3: train.batch_size: found 'fast'; must be a whole number of at least 1",
-        "demo.yaml:18:15: train.optimiser.betas: found a list of 1; must be a list of 2 numbers",
+        "demo.yaml:18:15: train.optimiser.betas: found a list of 1; must be a list of 2 numbers of at least 0 and "
+        "below 1",
         "demo.yaml:19:1: nonsense: unknown key; keys here are data, features, tasks, embedding, model, train, evaluate",
         "--set train.seed: found -1; must be a whole number of at least 0 and below 9223372036854775808",
     ]
@@ -194,6 +197,12 @@ nonsense: 1
     ("train.batch_size=true", "found true; must be a whole number of at least 1"),
     ("train.batch_size=", "found nothing; must be a whole number of at least 1, or leave the key out"),
     ("train.batch_size=" + "9" * 500, "must be a whole number of at least 1"),
+    ("train.threads=100000000000", "must be a whole number of at least 1 and at most 4096"),
+    ("train.optimiser.betas=[1.0, 0.9]", "[0]: found 1.0; must be a number of at least 0 and below 1"),
+    ("train.optimiser.l2=1e300", "must be a number of at least 0 and at most 1e+06"),
+    ("features.price={hash_buckets: 3000000000}", "hash_buckets: found 3000000000; must be a whole number of"),
+    ("data.csv.delimiter='\"'", "a delimiter is one ASCII character, and neither a quote nor a line end"),
+    ("data.csv.delimiter=§", "a delimiter is one ASCII character"),
     ("train.epochs=0", "epochs must be at least 1, or 'auto'"),
     ("train.average=.nan", "found nan; must be a number above 0 and below 1 or null"),
     ("evaluate.frozen=yes", "found 'yes'; must be true or false"),

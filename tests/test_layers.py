@@ -17,13 +17,14 @@ LAYERS = [
     STRANGERS,
     ["ranker"],
     ["train", "evaluate", "artefact"],
-    ["describe", "api", "simulate", "schema_file"],
+    ["flow"],
+    ["describe", "api", "simulate", "schema_file", "reference"],
     ["cli"],
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "check", "config", "describe", "cli",
             "simulate", "data.vocab"]
-MAY_SAY = {"print": ["cli"], "pyarrow": ["data", "simulate", "api"], "except Exception": ["cli"]}
+MAY_SAY = {"print": ["cli"], "pyarrow": ["data", "simulate", "flow", "api"], "except Exception": ["cli"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
          for p in sorted(ROOT.rglob("*.py"))}
 

@@ -7,14 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from funnelrank.api import Ranker, build, encode, fit, load_config, measure_split, open_data, prepare
+    from funnelrank.api import Ranker
+    from funnelrank.config import load as load_config
     from funnelrank.errors import ArtefactError, ConfigError, DataError, FunnelrankError, TrainingError
     from funnelrank.evaluate.table import wide
+    from funnelrank.flow import build, encode, fit, measure_split, open_data, prepare
 
 _HOME = {
-    "funnelrank.api": ("Ranker", "build", "encode", "fit", "load_config", "measure_split", "open_data", "prepare"),
+    "funnelrank.api": ("Ranker", "load_config"),
     "funnelrank.errors": ("ArtefactError", "ConfigError", "DataError", "FunnelrankError", "TrainingError"),
     "funnelrank.evaluate.table": ("wide",),
+    "funnelrank.flow": ("build", "encode", "fit", "measure_split", "open_data", "prepare"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -1,14 +1,6 @@
-"""The whole flow as functions, one a step, and Ranker, which is the same in the shape of fit / evaluate / predict.
+"""A whole run in one call, and Ranker, which is the same in the shape of fit / evaluate / predict / save / load.
 
-    config = load_config("demo.yaml")             what to do
-    data = open_data(config)                      files found, their columns checked
-    encoder = prepare(config, data)               vocabularies and statistics of train
-    splits = encode(config, data, encoder)        encoded rows, memory-mapped
-    model = build(config, encoder, splits)        an nn.Module: Batch -> Prediction
-    trained = fit(config, model, encoder, splits)
-    rows = measure_split(config, model, encoder, splits["test"], "test")      the metrics, as rows
-
-`train(config)` does all of it and leaves a run folder.
+The steps themselves are functions of flow.py. `train(config)` does all of them and leaves a run folder.
 """
 
 from __future__ import annotations
@@ -16,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import math
+import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,43 +21,39 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from funnelrank.artefact import load_tensors, open_artefact, save_tensors, write_artefact
+from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump
 from funnelrank.config import load as load_config
-from funnelrank.data.cache import EncodedSplit, open_encoded
 from funnelrank.data.encode import Encoder
 from funnelrank.data.frozen import frozen as freeze
-from funnelrank.data.loader import Loader, pack
+from funnelrank.data.loader import pack
 from funnelrank.data.source import Source, open_source
-from funnelrank.data.tables import Dimension, open_tables
 from funnelrank.data.writer import ParquetWriter
 from funnelrank.describe import describe as describe_config
 from funnelrank.describe import describe_ranker
-from funnelrank.errors import ArtefactError, ConfigError, DataError, listing
+from funnelrank.durable import write_failure
+from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as pictures
 from funnelrank.evaluate import table
 from funnelrank.evaluate.score import predict_batches, score
+from funnelrank.flow import (
+    build,
+    by_hand,
+    encode,
+    fit,
+    freezes,
+    measure_split,
+    open_data,
+    prepare,
+    silent,
+    true_probabilities,
+)
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import Schema
-from funnelrank.settings import Train
-from funnelrank.train.optim import RowUpdates
-from funnelrank.train.trainer import Event, Judged, Report, Trained, Trainer
-
-SPLITS = ("train", "valid", "test")
-LISTS = ("sequence", "bag")
-
-
-def _silent(event: Event) -> None:
-    pass
-
-
-@dataclass
-class Data:
-    """What a config's files hold: a source per split that has one, and the dimension tables."""
-
-    sources: dict[str, Source]
-    tables: dict[str, Dimension]
+from funnelrank.schema import Schema, TaskColumn, who_reads
+from funnelrank.sealed import refuse_strangers
+from funnelrank.train.events import Event, Recorder, Report
+from funnelrank.train.trainer import Trained
 
 
 @dataclass
@@ -79,155 +67,18 @@ class Run:
     ranker: Ranker | None = field(default=None, repr=False)
 
 
-# ---- the steps
-
-def open_data(config: Config, **given: Any) -> Data:
-    """Find the files of every split, check that the columns are there, and load the dimension tables.
-
-    `train=`, `valid=`, `test=` replace the config's paths; each may be a path or a pyarrow, pandas or polars table.
-    """
-    data, schema = config.settings.data, config.schema
-    sources = {}
-    for split in SPLITS:
-        rows = given.get(split, getattr(data, split))
-        if rows is not None:
-            sources[split] = open_source(rows, data, split)
-            sources[split].require(schema.log_columns(), who_reads(schema))
-    if not sources:
-        raise ConfigError("data.train: no rows; name a file, a folder, a glob or a URL")
-    return Data(sources, open_tables(schema, data))
-
-
-def who_reads(schema: Schema) -> dict[str, str]:
-    """Column of the log -> the config key that reads it, for messages."""
-    who: dict[str, str] = {}
-    for name, f in schema.features.items():
-        for column in (f.since, f.until) if f.kind == "gap" else (f.by, f.column):
-            if column:
-                who.setdefault(column, f"features.{name}")
-    for key in ("scenario", "user", "time", "weight"):
-        if getattr(schema, key):
-            who.setdefault(getattr(schema, key), f"data.{key}")
-    return who | {t.label: f"tasks.{t.name}.label" for t in schema.tasks}
-
-
-def prepare(config: Config, data: Data, report: Report = _silent) -> Encoder:
-    """Fit vocabularies, scales and list numbers on train."""
-    source = data.sources.get("train")
-    if source is None:
-        raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
-    return Encoder.fit(config.schema, source, data.tables, _progress(report, "fit", source))
-
-
-def encode(config: Config, data: Data, encoder: Encoder, report: Report = _silent) -> dict[str, EncodedSplit]:
-    """Encode each split once into the cache, or open what is there. With frozen histories: also 'test/frozen'."""
-    folder = Path(config.settings.data.cache or Path(config.settings.train.out).parent / ".funnelrank-cache")
-    sources = dict(data.sources)
-    if freezes(config):
-        sources |= {f"{s}/frozen": freeze(sources[s], config.schema) for s in ("valid", "test") if s in sources}
-    return {split: open_encoded(encoder, source, config.settings.data, folder, split == "train",
-                                _progress(report, f"encode {split}", source))
-            for split, source in sources.items()}
-
-
-def freezes(config: Config) -> bool:
-    """Whether GAUC is also measured on frozen histories: there are users, and lists that change under them."""
-    lists = any(f.kind in LISTS for f in config.schema.features.values())
-    return bool(config.settings.evaluate.frozen and config.schema.user and lists)
-
-
-def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) -> RankingModel:
-    """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates."""
-    settings = config.settings
-    torch.manual_seed(settings.train.seed)
-    labels = label_statistics(splits["train"].labels, config.schema.task_names) if "train" in splits else {}
-    return RankingModel(settings, config.schema, encoder.layout, labels).to(device_of(settings.train))
-
-
-def device_of(settings: Train) -> torch.device:
-    try:
-        device = torch.device(settings.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"train.device: '{settings.device}' cannot be used here ({str(error).splitlines()[0]}); "
-                          "'cpu' always can") from None
-    return device
-
-
-def label_statistics(labels: np.ndarray, tasks: list[str]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of each task's observed train labels."""
-    count, total, square = (np.zeros(len(tasks)) for _ in range(3))
-    for start in range(0, len(labels), 1 << 20):
-        y = np.asarray(labels[start:start + (1 << 20)], dtype=np.float64)
-        count += (~np.isnan(y)).sum(0)
-        total += np.nansum(y, 0)
-        square += np.nansum(y * y, 0)
-    out = {}
-    for t, task in enumerate(tasks):
-        if count[t]:
-            mean = total[t] / count[t]
-            out[task] = {"mean": mean, "std": math.sqrt(max(square[t] / count[t] - mean * mean, 0.0)) or 1.0}
-    return out
-
-
-def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,
-        folder: Path | None = None, report: Report = _silent) -> Trained:
-    """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights."""
-    settings = config.settings.train
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    judge = None
-    if "valid" in splits:
-        # a metric that does not exist is found before an hour is spent, not after
-        metric = settings.early_stopping.metric
-        table.check_name(metric, {t.name: t.kind for t in config.schema.tasks})
-        direction = table.direction(metric)
-
-        def judge() -> Judged:
-            rows = measure_split(config, model, encoder, splits["valid"], "valid")
-            return Judged(table.value(rows, metric), direction,
-                          {f"valid/{k}": v for k, v in table.wide(rows, "valid").items()})
-
-    loader = Loader(splits["train"], encoder.layout, settings.batch_size, shuffle=True, seed=settings.seed)
-    weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
-    trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
-                      judge=judge)
-    return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser))
-
-
-def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
-                  frozen: EncodedSplit | None = None, truth: Mapping[str, np.ndarray] | None = None,
-                  keep: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives reliability bins per task."""
-    evaluate = config.settings.evaluate
-    load = lambda rows: Loader(rows, encoder.layout, evaluate.batch_size, shuffle=False, seed=0).epoch(0)
-    scores = score(model, config.schema, load(split), name)
-    held = score(model, config.schema, load(frozen), name) if frozen is not None else None
-    if keep is not None:
-        keep.update(table.reliability(scores, evaluate))
-    return table.measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
-                         frozen=held, truth=truth)
-
-
-def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:
-    """The columns of evaluate.truth, one array [n] per task; empty where the config names none."""
-    columns = {t: c for t, c in config.settings.evaluate.truth.items() if c in source.columns.names}
-    if not columns:
-        return {}
-    parts = [source.read(unit, list(columns.values())) for unit in source.units]
-    whole = pa.concat_tables(parts)
-    return {t: whole[c].cast(pa.float64()).to_numpy(zero_copy_only=False) for t, c in columns.items()}
-
-
-# ---- a whole run
-
-def train(config: Config, *, report: Report = _silent, **given: Any) -> Run:
+def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
     """All steps, into the run's folder: artefact/, metrics.json, report.html, events.jsonl, checkpoints/."""
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     folder = Path(config.settings.train.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"train.out: {folder} cannot be made a folder ({error.strerror})") from None
     events: list[Event] = []
-    with Recorder(folder / "events.jsonl", events, report, config.settings.train.tensorboard and folder) as record:
+    board = folder if config.settings.train.tensorboard else None
+    with Recorder(folder / "events.jsonl", events, report, board) as record:
+        refuse_strangers(folder / "artefact", "artefact")       # before training, not after
         data = open_data(config, **given)
         encoder = prepare(config, data, record)
         splits = encode(config, data, encoder, record)
@@ -247,11 +98,11 @@ def train(config: Config, *, report: Report = _silent, **given: Any) -> Run:
         ranker.about, ranker.rows = about, rows
         ranker.save(folder / "artefact")
         write_text(folder / "metrics.json", table.to_json(rows))
-        pictures.write_report(folder / "report.html", {
+        write_text(folder / "report.html", pictures.page({
             "name": config.name, "config": dump(config), "metrics": rows, "events": events, "reliability": reliability,
             "counts": {s: dict(e.counts) for s, e in splits.items() if "/" not in s},
             "coverage": {s: e.coverage for s, e in splits.items() if "/" not in s},
-            "contradictions": {s: e.contradictions for s, e in splits.items() if "/" not in s}, "about": about})
+            "contradictions": {s: e.contradictions for s, e in splits.items() if "/" not in s}, "about": about}))
         record({"event": "done", "folder": str(folder), "seconds": round(seconds, 2),
                 "training": dataclasses.asdict(trained)})
     return Run(folder, rows, trained, seconds, ranker)
@@ -262,54 +113,16 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step. Raises TrainingError where it cannot be written; what was there stays."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise TrainingError(f"{path}: {write_failure(error, path.parent) or error}") from error
 
-
-class Recorder:
-    """Events go to events.jsonl, to a list for the report, to the caller, and to TensorBoard where asked."""
-
-    def __init__(self, path: Path, kept: list[Event], report: Report, tensorboard: Path | bool | None = None):
-        self.path, self.kept, self.report, self.board = path, kept, report, None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ConfigError("train.tensorboard: TensorBoard is not installed; "
-                                  "pip install 'funnelrank[tensorboard]', or leave the key out") from None
-            self.board = SummaryWriter(str(tensorboard))
-
-    def __enter__(self) -> Recorder:
-        self.file = self.path.open("w", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()
-
-    def __call__(self, event: Event) -> None:
-        event = {"time": round(time.time(), 3), **event}
-        if event["event"] != "progress":
-            self.kept.append(event)
-            self.file.write(json.dumps(event) + "\n")
-            self.file.flush()
-        if self.board:
-            scalars = event.get("loss") or event.get("metrics") or {}
-            for name, value in scalars.items():
-                if value is not None:
-                    self.board.add_scalar(f"{event['event']}/{name}", value, event["step"])
-        self.report(event)
-
-
-def _progress(report: Report, stage: str, source: Source) -> Callable[[int], None]:
-    """A callback that takes rows done so far."""
-    return lambda done: report({"event": "progress", "stage": stage, "rows": done, "total": source.rows})
-
-
-# ---- scoring from an artefact
 
 class Ranker:
     """A config, and once fitted the encoder and the model that belong to it.
@@ -332,7 +145,7 @@ class Ranker:
         ranker.encoder, ranker.model = encoder, model
         return ranker
 
-    def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = _silent) -> Ranker:
+    def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = silent) -> Ranker:
         """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables."""
         given = {k: v for k, v in (("train", train), ("valid", valid), ("test", test)) if v is not None}
         if train is not None:                       # rows given by hand do not mix with the config's files
@@ -342,14 +155,14 @@ class Ranker:
         self.about, self.rows = run.ranker.about, run.rows
         return self
 
-    def evaluate(self, rows: Any = None, split: str = "test", report: Report = _silent) -> list[dict[str, Any]]:
+    def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent) -> list[dict[str, Any]]:
         """Metrics of labelled rows (default: the config's split), as rows of metrics.json."""
         source = self._source(rows, split)
         self._fitted().require(source, labels=True)
         load = lambda s: self._batches(s, labels=True, report=report)
         scores = score(self.model, self.config.schema, load(source), split)
         held = score(self.model, self.config.schema, load(freeze(source, self.config.schema)),
-                     split) if freezes(self.config) else None
+                     split) if freezes(self.config, source) else None
         return table.measure(split, scores, self.config.settings.evaluate,
                              self.encoder.layout.scenarios if self.config.schema.scenario else None,
                              frozen=held, truth=true_probabilities(self.config, source))
@@ -359,7 +172,7 @@ class Ranker:
         return pa.concat_tables(self.predict_parts(rows, keep))
 
     def predict_parts(self, rows: Any, keep: list[str] | tuple[str, ...] = (),
-                      report: Report = _silent) -> Iterator[pa.Table]:
+                      report: Report = silent) -> Iterator[pa.Table]:
         """`predict`, a bounded part of the rows at a time, in their order."""
         source = self._source(rows, "test")
         self._fitted().require(source, labels=False)
@@ -387,8 +200,12 @@ class Ranker:
         """Names of the served columns: `click`, `buy`, `buy|click`. `buy` is always over all impressions."""
         names = []
         for t in self.config.schema.tasks:
-            names += [t.name, f"{t.name}|{t.after}"] if t.after else [t.name]
+            names += [t.name, f"{t.name}|{t.after}"] if self._has_step(t) else [t.name]
         return names
+
+    def _has_step(self, task: TaskColumn) -> bool:
+        """Whether a task is also served given the one before. A value under the joint reading has one meaning only."""
+        return bool(task.after) and (task.kind == "binary" or self.config.schema.reading == "conditional")
 
     def save(self, folder: str | Path) -> Path:
         """Write the artefact: complete or not at all. See docs/artefact.md for what is in it."""
@@ -410,18 +227,19 @@ class Ranker:
             folder = folder / "artefact"
         artefact = open_artefact(folder)
         path = artefact.path
-        config = load_config(path / "config.yaml")
-        schema = Schema.model_validate_json((path / "schema.json").read_bytes())
-        if schema != config.schema:
-            raise ArtefactError(f"{path}: schema.json is not what config.yaml resolves to; the artefact was written by "
-                                "another version, or by hand")
-        ranker = cls(dataclasses.replace(config, name=artefact.about.get("name", config.name)))
-        ranker.encoder = Encoder.load(path / "encoder")
+        with understood(path):
+            config = load_config(path / "config.yaml")
+            schema = Schema.model_validate_json((path / "schema.json").read_bytes())
+            if schema != config.schema:
+                raise ArtefactError(f"{path}: schema.json is not what config.yaml resolves to; the artefact was "
+                                    "written by another version, or by hand")
+            ranker = cls(dataclasses.replace(config, name=artefact.about.get("name", config.name)))
+            ranker.encoder = Encoder.load(path / "encoder")
+            ranker.about, ranker.rows = dict(artefact.about), json.loads((path / "metrics.json").read_text())
         ranker.model = RankingModel(config.settings, schema, ranker.encoder.layout, {})
         expected = {k: (tuple(v.shape), v.dtype) for k, v in ranker.model.state_dict().items()}
         ranker.model.load_state_dict(load_tensors(path / "model.safetensors", expected))
         ranker.model.eval()
-        ranker.about, ranker.rows = dict(artefact.about), json.loads((path / "metrics.json").read_text())
         return ranker
 
     def require(self, source: Source, labels: bool) -> None:
@@ -444,10 +262,14 @@ class Ranker:
         return self
 
     def _source(self, rows: Any, split: str) -> Source:
-        rows = rows if rows is not None else getattr(self.config.settings.data, split, None)
-        if rows is None:
+        data = self.config.settings.data
+        if isinstance(rows, Source):
+            return rows
+        if rows is not None:
+            return open_source(rows, by_hand(data), split)
+        if getattr(data, split) is None:
             raise ConfigError(f"data.{split}: the config names no rows for this split; name them")
-        return open_source(rows, self.config.settings.data, split)
+        return open_source(getattr(data, split), data, split)
 
     def _packed(self, encoded: Any) -> Iterator[Batch]:
         size = self.config.settings.evaluate.batch_size
@@ -466,13 +288,13 @@ class Ranker:
         columns = {}
         for t, task in enumerate(self.config.schema.tasks):
             columns[task.name] = said.mean[:, t].cpu().numpy()
-            if task.after:
+            if self._has_step(task):
                 columns[f"{task.name}|{task.after}"] = said.given[:, t].cpu().numpy()
         return columns
 
 
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,
-             report: Report = _silent) -> list[dict[str, Any]]:
+             report: Report = silent) -> list[dict[str, Any]]:
     """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given."""
     found = Ranker.load(artefact).evaluate(rows, split, report)
     if out is not None:
@@ -481,20 +303,27 @@ def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out
 
 
 def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str] | tuple[str, ...] = (),
-            report: Report = _silent) -> int:
+            report: Report = silent) -> int:
     """Score rows into a parquet file, part by part; the file appears when it is complete. Returns the rows written."""
     ranker = Ranker.load(artefact)
+    source = ranker._source(rows, "test")
+    if os.path.realpath(out) in source.paths:
+        raise ConfigError(f"out: {out} holds rows to score, which would be lost; choose another file")
     with ParquetWriter(Path(out)) as writer:
-        for part in ranker.predict_parts(rows, keep, report):
+        for part in ranker.predict_parts(source, keep, report):
             writer.write(part)
     return writer.rows
 
 
 def describe(what: Config | str | Path, shapes: bool = False) -> str:
-    """A config, or an artefact's folder, in words; with `shapes`, sizes and parameters too (of an artefact)."""
+    """A config, or an artefact's folder, in words; with `shapes`, sizes and parameters too.
+
+    Sizes of a config's id spaces depend on its data, so `shapes` reads train once.
+    """
     if isinstance(what, Config):
-        if shapes:
-            raise ConfigError(f"describe --shapes: sizes are known once '{what.name}' is fitted; name its artefact")
-        return describe_config(what)
+        if not shapes:
+            return describe_config(what)
+        encoder = prepare(what, open_data(what))
+        return describe_ranker(Ranker._made(what, encoder, build(what, encoder, {})))
     ranker = Ranker.load(what)
     return describe_ranker(ranker) if shapes else describe_config(ranker.config)

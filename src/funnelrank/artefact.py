@@ -5,14 +5,16 @@ every file. What it means for a folder to be sealed, and how one replaces anothe
 durable.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from funnelrank.errors import ArtefactError
 from funnelrank.sealed import Content, load_tensors, open_sealed, save_tensors, write_sealed
 from funnelrank.sealed import Sealed as Artefact
 
-__all__ = ["Artefact", "load_tensors", "open_artefact", "save_tensors", "write_artefact"]
+__all__ = ["Artefact", "load_tensors", "open_artefact", "save_tensors", "understood", "write_artefact"]
 
 
 def write_artefact(folder: Path, files: Mapping[str, Content], about: Mapping[str, Any]) -> None:
@@ -35,3 +37,18 @@ def open_artefact(folder: Path) -> Artefact:
     before is opened.
     """
     return open_sealed(Path(folder), "artefact")
+
+
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Around the reading of verified files: seals show what changed later, not who wrote it.
+
+    Raises ArtefactError where files that match their seals are not what this version writes.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OSError) as error:
+        said = str(error).split("\n")[0][:200]
+        raise ArtefactError(f"artefact {folder}: its files match their seals, but are not what this version of "
+                            f"funnelrank writes ({type(error).__name__}: {said}); train again, or use the version "
+                            "that wrote it") from error

@@ -1,13 +1,19 @@
 """The command line: parses, calls one function of the library, shows what it says. The only place that prints.
 
-Exit codes: 0 done; 2 what the user wrote or gave is wrong (one message on stderr); 1 a fault of ours; 130 Ctrl-C.
+Exit codes: 0 done; 2 what the user wrote or gave is wrong (one message on stderr); 1 a fault of ours; 130 Ctrl-C; 143
+ended from outside.
 Whatever is slow to import is imported inside the command that needs it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -169,7 +175,7 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
     what
         A YAML file, a run folder, or the artefact/ in it.
     shapes
-        Also list sizes and parameters, which only an artefact knows.
+        Also list sizes and parameters. Of a YAML file this reads the train rows once.
     """
     if sets and what.is_dir():
         raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
@@ -253,7 +259,12 @@ def _version() -> str:
 # ---- showing
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except OSError as error:            # the reader went away, as in `train x | head`; or a full disk. The work goes on
+        _forget_stdout()
+        if not isinstance(error, BrokenPipeError):
+            print(f"stdout: {error.strerror}; nothing more is shown there", file=sys.stderr)
 
 
 class _Console:
@@ -278,6 +289,8 @@ class _Console:
             self.live.stop()
 
     def watch(self, event: dict) -> None:
+        if _asked_to_end:               # the exception was raised inside something that swallows all of them
+            raise _asked_to_end[0]
         match event["event"]:
             case "progress":
                 done, total = event["rows"], event.get("total")
@@ -317,7 +330,7 @@ def _table(rows: list[dict], split: str) -> None:
     from funnelrank.evaluate.table import show
     shown = show(rows, split)
     columns = list(zip(shown.columns, *shown.rows))
-    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    wide = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     left_out = []
     for name in ("note", "auc_oracle", "positives", "rows"):
         if wide and sum(max(map(len, c)) + 2 for c in columns) > wide:
@@ -342,26 +355,76 @@ def main(tokens: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if tokens is None else tokens)
     debug = "--debug" in tokens
     try:
-        app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
-            result_action="return_value")
+        with _interruptible():
+            app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
+                result_action="return_value")
+    except _Terminated:
+        return _failed(143, "stopped: this process was asked to end; what is complete on disk stays", debug)
     except KeyboardInterrupt:
-        return _failed(130, "stopped", debug)
-    except BrokenPipeError:             # the reader of our output went away, as in `funnelrank describe x | head`
-        sys.stderr.close()
+        return _failed(130, "stopped; what is complete on disk stays", debug)
+    except SystemExit:                  # rich's word for a reader of --help that went away
         return 0
     except (FunnelrankError, CycloptsError) as error:
         return _failed(2, str(error), debug)
     except OSError as error:            # a folder without permission, a full disk: whoever owns the machine can act
         return _failed(2, f"{error.filename or 'this machine'}: {error.strerror or error}", debug)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"can't allocate|out of memory", str(error)):
+            return _fault(error, debug)
+        asked = re.search(r"[\d.]+ (bytes|[KMGTP]iB)", str(error))
+        return _failed(2, "the memory does not hold this" + (f" ({asked[0]} asked for at once)" if asked else "")
+                       + "; smaller embedding.width, hash_buckets, max_size, batch_size or data.memory would do", debug)
     except Exception as error:          # the outermost place: whatever arrives here is a fault of ours
-        return _failed(1, f"a fault of funnelrank, not of yours: {type(error).__name__}: {error}\n"
-                          "Run again with --debug to see where, and report it with what that shows.", debug)
+        return _fault(error, debug)
     return 0
 
 
-def _failed(code: Literal[1, 2, 130], message: str, debug: bool) -> int:
+def _fault(error: Exception, debug: bool) -> int:
+    return _failed(1, f"a fault of funnelrank, not of yours: {type(error).__name__}: {error}\n"
+                      "Run again with --debug to see where, and report it with what that shows.", debug)
+
+
+def _failed(code: Literal[1, 2, 130, 143], message: str, debug: bool) -> int:
     if debug:
         import traceback
         traceback.print_exc()
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(BrokenPipeError):
+        print(_printable(message), file=sys.stderr, flush=True)
     return code
+
+
+def _printable(message: str) -> str:
+    """Without what a file's values could tell a terminal to do."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+
+
+_asked_to_end: list[type[KeyboardInterrupt]] = []
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, so that temporary files are removed on the way out as they are after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT (unless ignored, as in a script's background) and SIGTERM as exceptions that leave nothing half done."""
+    def end(number: int, frame: object) -> None:
+        _asked_to_end[:] = [_Terminated if number == signal.SIGTERM else KeyboardInterrupt]
+        raise _asked_to_end[0]
+
+    _asked_to_end.clear()
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []                    # only there may they be caught
+    before = {s: signal.signal(s, end) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _forget_stdout() -> None:
+    """Whatever is still to be flushed at the end goes nowhere, instead of failing again."""
+    with contextlib.suppress(OSError, ValueError):          # captured, it has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

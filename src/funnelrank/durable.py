@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -26,7 +27,8 @@ except ImportError:      # Windows: nothing is locked, so nothing left behind is
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up",
         errno.EFBIG: "a file may not grow so large here"}
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT,
+           errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 HEX = "[0-9a-f]" * 8     # narrow, so that no other program's folder is taken for ours
 
 
@@ -80,6 +82,35 @@ def sweep(folder: Path, name: str, wait: bool = False) -> None:
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             _unlock(lock)
+
+
+def hold(folder: Path, holder: object) -> None:
+    """Marks a complete folder as used now, and by `holder` for as long as that object lives."""
+    with contextlib.suppress(OSError):          # the disk may only be read
+        os.utime(folder)
+    if (lock := _lock(folder, wait=False, shared=True)) is not None:
+        weakref.finalize(holder, _unlock, lock)
+
+
+def discard_unused(folder: Path, name: str, keep: int) -> None:
+    """Of the folders `name`, a glob pattern, in `folder`, removes all but the `keep` that were used last.
+
+    One that a running process holds stays, however old. Where the file system has no locks, nothing is removed.
+    """
+    def used(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except OSError:                         # another process removed it
+            return 0.0
+
+    for path in sorted(folder.glob(name), key=used, reverse=True)[keep:]:
+        if (lock := _lock(path, wait=False)) is None:
+            continue
+        rubbish = _temporary(path)              # renamed first, so that nobody opens it half removed
+        with contextlib.suppress(OSError):
+            os.rename(path, rubbish)
+            shutil.rmtree(rubbish, ignore_errors=True)
+        _unlock(lock)
 
 
 def write_failure(error: OSError, folder: Path, needed: int | None = None) -> str | None:

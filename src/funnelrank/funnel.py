@@ -21,8 +21,8 @@ class Prediction(NamedTuple):
     """What a model says about B rows and T tasks.
 
     For a binary task `mean` is p, over all impressions whatever the reading. For other kinds `mean` is the expected
-    value over all impressions, and log_p and log_not_p are 0. `given` is the same given that the parent happened; for a
-    task without a parent it equals `mean`.
+    value, and log_p and log_not_p are 0. `given` is the same given that the parent happened; it equals `mean` for a
+    task without a parent, and for a value under the joint reading, which is learned on whatever rows its label is on.
     """
 
     logits: Tensor       # [B, T]
@@ -76,10 +76,7 @@ class Funnel(nn.Module):
                 log_p.append(torch.zeros_like(z))
                 log_not_p.append(torch.zeros_like(z))
                 mean.append(whole)
-                if parent is None or conditional:
-                    given.append(value)
-                else:
-                    given.append(value / log_p[parent].exp())
+                given.append(value)
         stack = lambda columns: torch.stack(columns, 1)
         return Prediction(logits, stack(log_p), stack(log_not_p), stack(mean), stack(given))
 

@@ -33,7 +33,8 @@ class Inputs:
     fields: Tensor | None = None                              # [B, F, D] embedded features of one width
     groups: Mapping[str, Tensor] = field(default_factory=dict)        # role or group -> [B, W_g]
     histories: Mapping[str, History] = field(default_factory=dict)
-    linear: Tensor | None = None                              # [B, F] a weight per id (first order)
+    linear: Tensor | None = None                              # [B, F, T] a weight per id and task (first order)
+    numbers: Tensor | None = None                             # [B, N]
     scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
 
     def with_flat(self, flat: Tensor) -> Inputs:
@@ -46,12 +47,13 @@ class Needs:
 
     fields: bool = False
     linear: bool = False
+    numbers: bool = False              # on their own, beside flat
     histories: bool = False            # jagged instead of pooled into flat
     groups: tuple[str, ...] = ()
 
     def __or__(self, other: Needs) -> Needs:
-        return Needs(self.fields or other.fields, self.linear or other.linear, self.histories or other.histories,
-                     tuple(dict.fromkeys((*self.groups, *other.groups))))
+        return Needs(self.fields or other.fields, self.linear or other.linear, self.numbers or other.numbers,
+                     self.histories or other.histories, tuple(dict.fromkeys((*self.groups, *other.groups))))
 
 
 class Relation(NamedTuple):
@@ -69,6 +71,7 @@ class Spec:
     tasks: int                                                # T
     scenarios: int = 0                                        # S, PAD and OOV included
     fields: tuple[int, int] | None = None                     # F, D
+    numbers: int = 0                                          # N
     groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g
     histories: Mapping[str, int] = field(default_factory=dict)   # history -> D
     relations: tuple[Relation, ...] = ()                      # parents stand before children

@@ -42,6 +42,7 @@ class RankingModel(nn.Module):
         self.embedding = Embedding(layout, settings.embedding, Slots.needs(filled))
         self.slots = Slots(filled, Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
+            numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
             relations=relations(filled.get("relations"), schema), outputs=(1,) * len(self.tasks),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             log_odds=tuple(_start(t, kinds, means, schema) for t in range(len(self.tasks)))))

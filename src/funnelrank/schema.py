@@ -112,6 +112,24 @@ def table_of(column: str) -> str | None:
     return column.split(".", 1)[0] if "." in column else None
 
 
+def who_reads(schema: Schema) -> dict[str, str]:
+    """Column of the log -> the key of the config that asks for it."""
+    who: dict[str, str] = {}
+    for name, f in schema.features.items():
+        if f.kind == "gap":
+            asked = {f.since: "since", f.until: "until"}
+        elif f.column is None:
+            continue
+        else:
+            asked = {f.by: "by"} if table_of(f.column) else {f.column: "column"}
+        for column, key in asked.items():
+            who.setdefault(column, f"features.{name}.{key}")
+    for key in ("scenario", "user", "time", "weight"):
+        if column := getattr(schema, key):
+            who.setdefault(column, f"data.{key}")
+    return who | {task.label: f"tasks.{task.name}.label" for task in schema.tasks}
+
+
 def resolve(settings: Settings) -> Schema:
     """The schema of a config. Collects every fault it finds and raises them together as one ConfigError."""
     faults: list[str] = []

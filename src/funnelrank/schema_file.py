@@ -50,7 +50,8 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
         "calibrator": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}], "default": None,
                        "description": "Weight of the behavioural expectation calibrator. Default: the paper's, where "
                                       "it can act."},
-        "relations": {"type": "object", "description": "task: tasks it learns from in `transfer`, beside `after`.",
+        "relations": {"type": "object",
+                      "description": "task: tasks it learns from in `transfer`, instead of the tree of `after`.",
                       "additionalProperties": {"anyOf": [{"type": "string"},
                                                          {"type": "array", "items": {"type": "string"}}]}}}
     for slot in SLOTS:

@@ -54,7 +54,7 @@ def write_sealed(folder: Path, kind: str, files: Mapping[str, Content], about: M
     Raises ArtefactError if `folder` holds anything that is not of a sealed folder of this kind, and
     TrainingError if the disk is full or cannot be written; what was at `folder` is then untouched.
     """
-    _refuse_strangers(folder, kind)
+    refuse_strangers(folder, kind)
     try:
         with new_folder(folder) as new:
             for name, content in files.items():
@@ -252,7 +252,7 @@ def _seal(path: Path) -> dict[str, Any]:
         return {"size": os.fstat(file.fileno()).st_size, "sha256": sha256}
 
 
-def _refuse_strangers(folder: Path, kind: str) -> None:
+def refuse_strangers(folder: Path, kind: str) -> None:
     """Replacing a folder removes it, so it must hold nothing but what we once wrote."""
     where = f"{kind} {folder}"
     if folder.is_file():

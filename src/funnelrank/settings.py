@@ -15,10 +15,12 @@ from them. No torch here, so that `check` and `--help` answer at once.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[^\s.:|/]+$", description="no spaces and none of . : | /")]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+MOST_IDS = 2**31 - 2     # values of one id space: ids are int32, and PAD and OOV take two
 Paths = str | list[str]
 
 SIZE = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -55,6 +57,13 @@ class Csv(Section):
     """The columns' names, where files have no header line."""
     types: dict[str, Literal["int", "float", "text"]] = {}
     """Types of single columns. Default: what the values of the first rows are."""
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _one_character(cls, value):
+        if isinstance(value, str) and not (len(value) == 1 and value.isascii() and value not in '"\r\n\0'):
+            raise ValueError(f"found {value!r}; a delimiter is one ASCII character, and neither a quote nor a line end")
+        return value
 
     @model_validator(mode="after")
     def _named_once(self):
@@ -135,13 +144,13 @@ class FromColumns(FeatureSettings):
 
     space: Name | None = None
     """Features of one space share ids and embedding rows. Default: the feature's own name."""
-    min_count: int | None = Field(None, ge=1)
+    min_count: int | None = Field(None, ge=1, lt=2**63)
     """Values seen less often in train become OOV (id 1). Default 5."""
-    max_size: int | None = Field(None, ge=1)
+    max_size: int | None = Field(None, ge=1, le=MOST_IDS)
     """Keep only so many values, the most frequent."""
-    hash_buckets: int | None = Field(None, ge=1)
+    hash_buckets: int | None = Field(None, ge=1, le=MOST_IDS)
     """No vocabulary: a stable hash into so many buckets."""
-    num_buckets: int | None = Field(None, ge=1)
+    num_buckets: int | None = Field(None, ge=1, le=MOST_IDS)
     """No vocabulary: the column already holds 0 .. num_buckets - 1."""
     vocab_list: list[str | int] | None = None
     vocab_file: str | None = None
@@ -302,12 +311,14 @@ class SpaceWidth(Section):
 class RowOptimiser(Section):
     """How embedding rows learn: only rows a batch touches are read or written."""
 
-    name: Literal["adagrad", "rowwise_adagrad", "adam", "sgd"] = "adagrad"
+    name: Literal["adagrad", "rowwise_adagrad", "adam", "ftrl", "sgd"] = "adagrad"
     lr: float = Field(0.05, gt=0)
     eps: float = Field(1e-8, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """For adam only."""
-    l2: float = Field(0.0, ge=0)
+    l1: float = Field(0.0, ge=0)
+    """For ftrl only: weights whose evidence stays below it are exactly 0."""
+    l2: float = Field(0.0, ge=0, le=1e6)
     """Decay added to the gradient of touched rows."""
 
 
@@ -320,6 +331,9 @@ class Embedding(Section):
     spaces: dict[str, SpaceWidth] = {}
     """Settings of single id spaces, as `spaces: {item: {width: 32}}`."""
     optimiser: RowOptimiser = RowOptimiser()
+    engine: Literal["auto", "native", "torch"] = "auto"
+    """What gathers and moves rows. `auto`: the native engine on a CPU where the package was built with it, else torch's
+    own operations; `native` refuses to start without it. Both give the same model, and checkpoints move between them."""
     groups: dict[Name, list[str]] = {}
     """Named groups of features that parts of a model can read, beside the roles."""
 
@@ -331,9 +345,9 @@ class DenseOptimiser(Section):
 
     name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
     lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
-    l2: float = Field(0.0, ge=0)
+    l2: float = Field(0.0, ge=0, le=1e6)
     """On weight matrices; never on biases. For adamw it is the decoupled decay."""
 
 
@@ -378,7 +392,7 @@ class Train(Section):
     """Steps between checkpoints. Default: at each evaluation."""
     log_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """Default: torch's own choice."""
     device: str = "cpu"
     tensorboard: bool = False
@@ -402,7 +416,7 @@ class Evaluate(Section):
     """Also report GAUC with each user's lists held as at his first row of the split (needs `data.user` and a list)."""
     truth: dict[str, str] = {}
     """task: column with its true probability, as simulated logs have; adds the best value any model could reach."""
-    bins: int = Field(20, ge=2)
+    bins: int = Field(20, ge=2, le=10_000)
     """Equal-mass bins of ECE and of the reliability diagrams."""
 
 

@@ -1,4 +1,5 @@
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -155,6 +156,28 @@ def test_whatever_decides_the_numbers_makes_another_cache(made, change, monkeypa
         monkeypatch.setattr(cache, "FORMAT", 2)
         second = made.open()
     assert second.folder != first.folder and first.folder.exists()
+
+
+def test_a_folder_keeps_the_caches_used_last_and_those_in_use(made, monkeypatch):
+    monkeypatch.setattr(cache, "KEEP", 2)
+    names = lambda: {p.name for p in made.folder.glob("encoded-*")}
+    held = made.open(contradictions="keep")                        # the oldest, but somebody reads it
+    for age, policy in ((3, "drop"), (2, "repair")):
+        path = made.open(contradictions=policy).folder
+        os.utime(path, ns=(0, time.time_ns() - age * 10**12))
+    os.utime(held.folder, ns=(0, 0))
+    gc.collect()
+    newest = made.open(policy=False)
+    assert names() == {held.folder.name, newest.folder.name, path.name}
+    again = held.folder
+    del held
+    gc.collect()
+    os.utime(again, ns=(0, 0))
+    made.open(policy=False, fill_implied=True, negatives_kept=None)                   # nothing is made: nothing goes
+    assert again.name in names()
+    made.open(contradictions="drop")
+    assert again.name not in names() and len(names()) == 2
+    assert not list(made.folder.glob(".*.tmp"))
 
 
 def test_a_file_with_a_new_time_of_change_is_encoded_again(made):

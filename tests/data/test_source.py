@@ -268,6 +268,11 @@ def test_fingerprints_follow_the_content(tmp_path):
     ("blank.csv", "blank.csv: cannot be read: "),
     ("ragged.csv", "ragged.csv: cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1"),
     ("latin.csv", "invalid UTF8"),
+    ("wide.csv", "wide.csv: is text in UTF-16; write it as UTF-8"),
+    ("packed.csv", "packed.csv: is compressed with gzip; rename it to end in .csv.gz"),
+    ("nothing", "data.train: 'nothing' holds no files"),
+    ("dangling.parquet", "data.train: 'dangling.parquet' is no plain file, or a link to nothing"),
+    ("x" * 4000, "data.train: no file or folder 'xxx"),
 ])
 def test_bad_places_and_files_are_one_sentence(tmp_path, rows, says):
     pq.write_table(LOG, tmp_path / "train.parquet")
@@ -280,11 +285,26 @@ def test_bad_places_and_files_are_one_sentence(tmp_path, rows, says):
     (tmp_path / "blank.csv").write_text("\n\n")
     (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "latin.csv").write_bytes(b"a\nb\xe9\n")
+    (tmp_path / "wide.csv").write_bytes("a,b\n1,2\n".encode("utf-16"))
+    (tmp_path / "packed.csv").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "dangling.parquet").symlink_to("gone.parquet")
     for folder, names in {"notes": ["todo.md", ".x.csv"], "both": ["a.csv", "b.parquet"]}.items():
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
-    assert says in fails(tmp_path, rows)
+    said = fails(tmp_path, rows)
+    assert says in said and len(said) < 600
+
+
+@pytest.mark.parametrize("text, remedy", [
+    ("user;item;price;click\n1;2;3;0\n", "set data.csv.delimiter to ';'"),
+    ("1,2,3.5,0\n4,5,6.5,1\n", "set data.csv.header to false and name the columns in data.csv.columns")])
+def test_a_text_cut_wrongly_is_one_sentence_with_its_remedy(tmp_path, text, remedy):
+    (tmp_path / "log.csv").write_text(text)
+    said = fails(tmp_path, "log.csv", ["user", "item", "price", "click"])
+    assert said.startswith("log.csv: none of the columns 'user', 'item', 'price' and 1 more is there")
+    assert remedy in said
 
 
 def test_files_without_rows_are_passed_over(tmp_path):
@@ -294,7 +314,8 @@ def test_files_without_rows_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("rows, says", [
-    (None, "data.train: no rows are given"), ([], "no rows are given"), (5, "a int is no table"),
+    (None, "data.train: no rows are given"), ("", "'' is no path; name a file"),
+    ([], "no rows are given"), (5, "a int is no table"),
     ([LOG], "a list may hold paths only"), (pl.LazyFrame({"a": [1]}), "call .collect\\(\\) first")])
 def test_what_cannot_be_rows_is_the_configs_fault(rows, says):
     with pytest.raises(ConfigError, match=says):
@@ -392,7 +413,7 @@ def test_text_becomes_typed_columns(tmp_path, name, write, csv, memory):
 def test_blocks_of_text_give_the_same_rows_as_the_whole(tmp_path, monkeypatch):
     lines = [f"{i},{i * i},{'x' * (i % 7)}" for i in range(2000)]
     (tmp_path / "log.csv").write_text("a,b,c\n" + "\n".join(lines))
-    monkeypatch.setattr("funnelrank.data.source.BLOCK", 512)
+    monkeypatch.setattr("funnelrank.data.text_rows.BLOCK", 512)
     source = opened(tmp_path, "log.csv", memory=100_000)
     assert source.rows == 2000 and len(source.units) > 2
     assert [f"{r['a']},{r['b']},{r['c'] or ''}" for r in all_rows(source).to_pylist()] == lines
@@ -412,7 +433,7 @@ def test_blocks_of_text_give_the_same_rows_as_the_whole(tmp_path, monkeypatch):
     ("x" * 2000, "block boundaries"),
 ])
 def test_a_late_value_of_another_type_is_named(tmp_path, monkeypatch, late, says):
-    monkeypatch.setattr("funnelrank.data.source.BLOCK", 512)
+    monkeypatch.setattr("funnelrank.data.text_rows.BLOCK", 512)
     (tmp_path / "log.csv").write_text("id\n" + "7\n" * 500 + late + "\n")
     assert says in fails(tmp_path, "log.csv")
     if len(late) < 100:

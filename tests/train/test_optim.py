@@ -32,7 +32,7 @@ def test_row_update_is_the_dense_optimiser_where_rows_are_touched(name, referenc
     def mirror(gradients):
         dense.grad = torch.zeros_like(dense)
         for g in gradients:
-            dense.grad[g.rows] = g.block.grad
+            dense.grad[g.rows] = g.grad
         optimiser.step()
 
     steps(m, 5, updates, mirror)
@@ -50,7 +50,7 @@ def test_adam_is_torch_adam_when_every_step_touches_the_row():
         dense.grad = torch.zeros_like(dense)
         touched = torch.zeros(len(dense), dtype=torch.bool)
         for g in gradients:
-            dense.grad[g.rows] = g.block.grad
+            dense.grad[g.rows] = g.grad
             touched[g.rows] = True
         always.logical_and_(touched)
         optimiser.step()
@@ -81,7 +81,7 @@ def test_clip_bounds_the_norm_of_dense_and_rows_together():
     m = model()
     (m.train()(batch(64)).logits.square().sum() * 100).backward()
     gradients, dense = m.embedding.take_gradients(), dense_parameters(m)
-    norm = lambda: torch.cat([p.grad.flatten() for p in dense] + [g.block.grad.flatten() for g in gradients]).norm()
+    norm = lambda: torch.cat([p.grad.flatten() for p in dense] + [g.grad.flatten() for g in gradients]).norm()
     before, direction = norm(), dense[0].grad.clone()
     clip(dense, gradients, 1.0)
     assert norm().item() == pytest.approx(1.0, rel=1e-4)

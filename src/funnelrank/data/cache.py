@@ -6,7 +6,8 @@
 
 The key is a hash of the encoder, the files and the label policy: whatever changes makes another cache. Rows are encoded
 unit by unit, so that never more than one unit is in memory. The folder appears when it is complete; what is half
-written, or cut off since, is never used.
+written, or cut off since, is never used. A folder of caches keeps the KEEP that were used last, and any that a running
+process reads; older ones are removed when another is made.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.labels import apply_policy, contradictions, describe
 from funnelrank.data.source import Source
-from funnelrank.durable import find_folder, new_folder, sweep, write_failure
+from funnelrank.durable import discard_unused, find_folder, hold, new_folder, sweep, write_failure
 from funnelrank.errors import ArtefactError, DataError
 from funnelrank.schema import Schema
 from funnelrank.sealed import read_json, to_json
@@ -32,6 +33,7 @@ from funnelrank.settings import Data
 
 FORMAT = 1
 KEY = 32                 # hex digits
+KEEP = 20                # a run needs up to five: train, valid, test, and two with frozen histories
 META = "meta.json"
 ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "weight": "<f4", "user": "<i8"}
 LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
@@ -86,6 +88,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         _write(target, made_from, encoder, source, rules, progress)
         found = _open(target)
         assert found is not None, target
+        discard_unused(Path(folder), "encoded-" + "[0-9a-f]" * KEY, KEEP)
     return found
 
 
@@ -197,7 +200,11 @@ def _open(target: Path) -> EncodedSplit | None:
         maps = {name: _map(path / f"{name}.bin", tuple(shape), _dtype(name)) for name, shape in meta["shapes"].items()}
     except (OSError, ArtefactError):
         return None
-    return None if any(array is None for array in maps.values()) else _split(maps.pop, meta, path)
+    if any(array is None for array in maps.values()):
+        return None
+    split = _split(maps.pop, meta, path)
+    hold(path, split)
+    return split
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:

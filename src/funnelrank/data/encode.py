@@ -32,16 +32,16 @@ import pyarrow as pa
 from funnelrank.batch import Layout
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.encoded import Encoded, List
-from funnelrank.data.fit import Fitting, who_reads
-from funnelrank.data.labels import read_labels
+from funnelrank.data.fit import Fitting
+from funnelrank.data.labels import read_labels, read_weights
 from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import LARGEST, Scaler, bucket_ids
-from funnelrank.data.parse import Values, newest, numbers, one_chunk
+from funnelrank.data.parse import Values, newest, one_chunk
 from funnelrank.data.source import Source
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
-from funnelrank.errors import DataError
-from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of
+from funnelrank.errors import DataError, listing
+from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of, who_reads
 
 FORMAT = 1
 BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
@@ -52,17 +52,15 @@ NO_USER = -1
 class Encoder:
     """Fitted on train, then fixed.
 
-    schema       what it was fitted for
-    layout       which feature is which column of a Batch
-    label_stats  per task of train: {"rows": where it was observed, "mean": its rate or mean, "std": ...}
+    schema   what it was fitted for
+    layout   which feature is which column of a Batch
     """
 
     def __init__(self, schema: Schema, tables: Mapping[str, Dimension], vocabs: Mapping[str, Vocab],
                  scalers: Mapping[str, Scaler], boundaries: Mapping[str, list[float]], weighted: list[str],
-                 scenario: Vocab | None, label_stats: dict[str, dict[str, Any]]):
+                 scenario: Vocab | None):
         self.schema, self.tables, self.vocabs, self.scenario = schema, dict(tables), dict(vocabs), scenario
         self.scalers, self.boundaries, self.weighted = dict(scalers), dict(boundaries), list(weighted)
-        self.label_stats = label_stats
         self.layout = self._layout()
         self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()})
         self._table_ids: dict[tuple, np.ndarray] = {}
@@ -125,8 +123,7 @@ class Encoder:
         if self.scenario:
             self.scenario.save(folder / "vocab" / "scenario.arrow")
         about = {"format": FORMAT, "schema": self.schema.model_dump(mode="json"), "vocabs": files, "tables": kept,
-                 "scenario": "vocab/scenario.arrow" if self.scenario else None, **self._numbers(),
-                 "label_stats": self.label_stats}
+                 "scenario": "vocab/scenario.arrow" if self.scenario else None, **self._numbers()}
         (folder / "encoder.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -136,12 +133,19 @@ class Encoder:
         about = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         if about.get("format") != FORMAT:
             raise DataError(f"{folder / 'encoder.json'}: has format {about.get('format')}; this version reads {FORMAT}")
+        if outside := [f for f in (*about["tables"].values(), *about["vocabs"].values()) if ".." in Path(f).parts
+                       or Path(f).is_absolute()]:
+            raise DataError(f"{folder / 'encoder.json'}: names '{outside[0]}', which is no file inside the folder")
+        schema = Schema.model_validate(about["schema"])
+        if set(about["vocabs"]) != set(schema.spaces):
+            raise DataError(f"{folder / 'encoder.json'}: has vocabularies of {listing(about['vocabs'])}; the spaces of "
+                            f"its schema are {listing(schema.spaces)}")
         return cls(
-            Schema.model_validate(about["schema"]),
+            schema,
             {name: Dimension.load(folder / file) for name, file in about["tables"].items()},
             {name: Vocab.load(folder / file) for name, file in about["vocabs"].items()},
-            {name: Scaler(**said) for name, said in about["scalers"].items()}, about["boundaries"], about["weighted"],
-            Vocab.load(folder / about["scenario"]) if about["scenario"] else None, about["label_stats"])
+            {name: Scaler.from_json(said) for name, said in about["scalers"].items()}, about["boundaries"],
+            about["weighted"], Vocab.load(folder / about["scenario"]) if about["scenario"] else None)
 
     def hash(self) -> str:
         """Hex digest of everything that decides what `encode` gives: two encoders with one hash encode alike."""
@@ -280,14 +284,7 @@ class Encoder:
         column = self.schema.weight
         if column is None or not labels:
             return np.ones(len(rows), np.float32)
-        weights = numbers(rows.column(column), rows.place(column))
-        wrong = ~((weights >= 0) & (weights <= LARGEST))
-        if wrong.any():
-            first = int(wrong.argmax())
-            found = rows.column(column)[first].as_py()
-            raise DataError(f"{rows.place(column)} holds {'null' if found is None else found} on {int(wrong.sum())} "
-                            f"rows (first: row {first}); a weight is a finite number, 0 or more")
-        return weights.astype(np.float32)
+        return read_weights(rows.column(column), rows.place(column))
 
 
 def _joined(parts: list[List]) -> List:

@@ -1,18 +1,16 @@
-"""What an Encoder learns from train, in one pass: values and their counts, statistics of numbers, scenarios, labels."""
+"""What an Encoder learns from train, in one pass: values and their counts, statistics of numbers, scenarios."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data.columns import Reader, Rows
-from funnelrank.data.labels import read_labels
 from funnelrank.data.lists import ListNumbers
-from funnelrank.data.numbers import Moments, NumberStatistics
+from funnelrank.data.numbers import NumberStatistics
 from funnelrank.data.parse import Values, is_list, newest
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Counts, Family, Vocab
@@ -29,8 +27,7 @@ class Fitting:
 
     def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]):
         self.schema = schema
-        unread = {"user": None, "time": None, "weight": None}
-        self.columns = schema.model_copy(update=unread).log_columns()
+        self.columns = schema.model_copy(update={"user": None}).log_columns(labels=False)
         self._listed = {}
         families = _families(schema, columns, tables)
         for name, space in schema.spaces.items():
@@ -41,12 +38,13 @@ class Fitting:
         self._counts = {name: Counts(families[name]) for name, s in schema.spaces.items() if s.made == "fitted"}
         self._numbers = {name: NumberStatistics(f) for name, f in schema.of_kind("number").items()}
         self._numbers |= {name: NumberStatistics(UNIFORM) for name in schema.of_kind("length", "gap")}
-        self._labels = {task: Moments() for task in schema.task_names}
         self._weighted = [name for name, f in schema.of_kind("bag").items()
                           if f.weight_separator is not None or pa.types.is_map(_type(f.column, columns, tables))]
         self._scenario = None
         if schema.scenario:
-            self._scenario = Counts(_family(columns.field(schema.scenario).type, f"column '{schema.scenario}'"))
+            kind = columns.field(schema.scenario).type
+            self._scenario = Counts("string" if pa.types.is_null(kind) else _family(
+                kind, f"data.scenario: column '{schema.scenario}'"))
         for name, f in schema.of_kind("cross").items():
             made = schema.spaces[f.space].made
             if made in ("range", "list"):
@@ -61,9 +59,6 @@ class Fitting:
             rows = self._reader.rows(table, where)
             column = self.schema.scenario
             self._scenario.add(canonical(rows.column(column), rows.place(column)))
-        labels = read_labels(table, self.schema, where)
-        for moments, label in zip(self._labels.values(), labels.T):
-            moments.add(label[~np.isnan(label)].astype(np.float64))
 
     def _add(self, rows: Rows) -> None:
         read_off = ListNumbers(self.schema, rows)
@@ -85,7 +80,7 @@ class Fitting:
                     self._counts[f.space].add(values.base, values.times())
 
     def result(self) -> dict[str, Any]:
-        """Vocabularies, scalers, boundaries, weighted bags, scenarios and label statistics."""
+        """Vocabularies, scalers, boundaries, weighted bags and scenarios."""
         families = self._reader.families
         vocabs = {}
         for name, space in self.schema.spaces.items():
@@ -98,8 +93,7 @@ class Fitting:
             "vocabs": vocabs,
             "scalers": {n: s.scaler(f"features.{n}") for n, s in self._numbers.items() if n not in cut},
             "boundaries": {n: s.boundaries() for n, s in self._numbers.items() if n in cut},
-            "weighted": self._weighted, "scenario": self._scenarios(),
-            "label_stats": {task: _stats(moments) for task, moments in self._labels.items()}}
+            "weighted": self._weighted, "scenario": self._scenarios()}
 
     def _scenarios(self) -> Vocab | None:
         """Every scenario of train, in the order of their values."""
@@ -108,24 +102,6 @@ class Fitting:
         values, _ = self._scenario.total()
         space = Space(name="scenario", made="fitted", min_count=1)
         return Vocab(space, self._scenario.family, values.take(pc.sort_indices(values)))
-
-
-def who_reads(schema: Schema) -> dict[str, str]:
-    """Column of the log -> the key of the config that asks for it."""
-    who: dict[str, str] = {}
-    for name, f in schema.features.items():
-        if f.kind == "gap":
-            asked = {f.since: "since", f.until: "until"}
-        elif f.column is None:
-            continue
-        else:
-            asked = {f.by: "by"} if table_of(f.column) else {f.column: "column"}
-        for column, key in asked.items():
-            who.setdefault(column, f"features.{name}.{key}")
-    for key in ("scenario", "user", "time", "weight"):
-        if column := getattr(schema, key):
-            who.setdefault(column, f"data.{key}")
-    return who | {task.label: f"tasks.{task.name}.label" for task in schema.tasks}
 
 
 def _families(schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]) -> dict[str, Family]:
@@ -155,9 +131,3 @@ def _family(kind: pa.DataType, where: str) -> Family:
 def _type(column: str, columns: pa.Schema, tables: Mapping[str, Dimension]) -> pa.DataType:
     table = table_of(column)
     return (tables[table].table.schema.field(column.split(".", 1)[1]) if table else columns.field(column)).type
-
-
-def _stats(moments: Moments) -> dict[str, Any]:
-    mean, std = moments.result()
-    known = moments.count > 0
-    return {"rows": moments.count, "mean": mean if known else None, "std": std if known else None}

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from funnelrank.data.source import Source, Unit, whole
+from funnelrank.data.kinds import whole
+from funnelrank.data.source import Source, Unit
 from funnelrank.data.tables import KeyIndex, canonical
 from funnelrank.errors import ConfigError, DataError
 from funnelrank.schema import Schema, table_of
@@ -111,7 +112,7 @@ def _first_rows(source: Source, user: str, time: str | None) -> tuple[pa.Array, 
         where = source.where(unit)
         table = source.read(unit, [c for c in (user, time) if c])
         users = canonical(table[user], f"{where}, column '{user}'")
-        times = _times(table[time], f"{where}, column '{time}'") if time else np.zeros(unit.rows, np.int64)
+        times = sortable(table[time], f"{where}, column '{time}'") if time else np.zeros(unit.rows, np.int64)
         named = users.is_valid().to_numpy(zero_copy_only=False)
         waiting.append(_first((users.filter(pa.array(named)), times[named],
                                start + np.flatnonzero(named))))
@@ -137,7 +138,7 @@ def _first(seen: tuple[pa.Array, np.ndarray, np.ndarray]) -> tuple[pa.Array, np.
     return users.take(pa.array(keep)), times[keep], rows[keep]
 
 
-def _times(values: pa.ChunkedArray, where: str) -> np.ndarray:
+def sortable(values: pa.ChunkedArray, where: str) -> np.ndarray:
     """Times [n] that sort: int64, or float64 where the column holds fractions; nulls last."""
     if pa.types.is_floating(values.type):
         return np.nan_to_num(pc.fill_null(values, np.inf).to_numpy(), nan=np.inf, posinf=np.inf, neginf=-np.inf)

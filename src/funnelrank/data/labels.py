@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.parse import numbers
 from funnelrank.errors import DataError, did_you_mean
 from funnelrank.schema import Schema, TaskColumn
 
@@ -55,6 +56,18 @@ def read_labels(table: pa.Table, schema: Schema, where: str) -> np.ndarray:
     if faults:
         raise DataError(*faults)
     return labels
+
+
+def read_weights(column: pa.Array, where: str) -> np.ndarray:
+    """Rows' weights as float32 [n]. Raises DataError, beginning with `where`, for nulls, negatives and infinities."""
+    weights = numbers(column, where)
+    wrong = ~((weights >= 0) & (weights <= np.finfo(np.float32).max))
+    if wrong.any():
+        first = int(wrong.argmax())
+        found = column[first].as_py()
+        raise DataError(f"{where} holds {'null' if found is None else found} on {_rows(int(wrong.sum()))} "
+                        f"(first: row {first}); a weight is a finite number, 0 or more")
+    return weights.astype(np.float32)
 
 
 def contradictions(labels: np.ndarray, schema: Schema) -> list[Contradiction]:

@@ -115,6 +115,14 @@ class Scaler:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Scaler:
+        """Raises ValueError or TypeError for what `to_json` never gives."""
+        scaler = cls(**said)
+        if not (np.isfinite(scaler.centre) and np.isfinite(scaler.spread) and scaler.spread > 0):
+            raise ValueError(f"a scaler of centre {scaler.centre} and spread {scaler.spread}")
+        return scaler
+
 
 class NumberStatistics:
     """What train says about one column of numbers: becomes a Scaler, or the boundaries of its buckets."""

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from funnelrank.data.source import Source, conform, open_source, reading, whole, widened
+from funnelrank.data.kinds import conform, reading, whole, widened
+from funnelrank.data.source import Source, open_source
 from funnelrank.errors import DataError
 from funnelrank.schema import Schema, table_of
 from funnelrank.settings import Data

@@ -6,9 +6,11 @@ fault is collected, one a feature and split, instead of stopping at the first. N
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data.columns import Reader, Rows
-from funnelrank.data.fit import who_reads
-from funnelrank.data.labels import contradictions, read_labels
-from funnelrank.data.parse import Values, is_list
+from funnelrank.data.frozen import sortable
+from funnelrank.data.labels import contradictions, read_labels, read_weights
+from funnelrank.data.parse import Values, is_list, numbers, one_chunk
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, canonical, open_tables
-from funnelrank.data.vocab import Counts, Vocab
+from funnelrank.data.vocab import Counts, Family, Vocab, to_family
 from funnelrank.errors import DataError, FunnelrankError, listing
-from funnelrank.schema import Schema, Space, table_of
+from funnelrank.schema import Schema, Space, table_of, who_reads
 from funnelrank.settings import Settings
 
 SPLITS = ("train", "valid", "test")
@@ -53,11 +55,14 @@ def verify(schema: Schema, settings: Settings, report: Callable[[dict[str, Any]]
     with _collected(found):
         tables = open_tables(schema, settings.data)
     seen: dict[str, _Split] = {}
+    fitted = sources.get("train")
     for split, source in sources.items():
         with _collected(found):
-            seen[split] = _Split(schema, settings, source, tables, found)
-            seen[split].read(lambda done, s=source: report(
+            one = _Split(schema, settings, source, tables, found, fitted or source)
+            one.read(lambda done, s=source: report(
                 {"event": "progress", "stage": f"check {s.split}", "rows": done, "total": s.rows}))
+            seen[split] = one
+    found.notes += _shared(sources)
     for one in seen.values():
         one.finish(seen["train"].scenarios if "train" in seen else None)
     if "train" in seen:
@@ -85,10 +90,14 @@ class _Split:
     """One pass over one split."""
 
     def __init__(self, schema: Schema, settings: Settings, source: Source, tables: Mapping[str, Dimension],
-                 found: Found):
+                 found: Found, fitted: Source):
         self.schema, self.settings, self.source, self.found = schema, settings, source, found
-        self.columns = [c for c in schema.log_columns() if c in source.columns.names]
-        self.reader = Reader(schema, tables, families(schema, source, tables))
+        truth = settings.evaluate.truth
+        self.columns = [c for c in dict.fromkeys([*schema.log_columns(), *truth.values()]) if c in source.columns.names]
+        found.notes += [f"evaluate.truth.{task}: no column '{c}' in data.{source.split}" for task, c in truth.items()
+                        if c not in self.columns and source.split == "test"]
+        self.reader = Reader(schema, tables, families(schema, fitted, tables))   # what train holds, all must hold
+        self.scenario = _scenario_family(schema, fitted)
         self.features = [n for n, f in schema.features.items() if self._readable(f, tables)]
         self.labelled = all(t.label in self.columns for t in schema.tasks)
         spaces = {f.space: schema.spaces[f.space] for f in schema.of_kind("id", "bag", "sequence").values()}
@@ -119,9 +128,8 @@ class _Split:
                     self.features.remove(name)             # once is enough
             with _collected(self.found):
                 self._labels(table, where)
-            if self.schema.scenario in self.columns:
-                said = pc.value_counts(canonical(table[self.schema.scenario], where))
-                self.scenarios.update(dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist())))
+            with _collected(self.found):
+                self._context(table, rows, where)
             done += unit.rows
             progress(done)
 
@@ -140,6 +148,22 @@ class _Split:
     def _count(self, space: str, values: Values) -> None:
         if space in self.counts:
             self.counts[space].add(values.base, values.times())
+
+    def _context(self, table: pa.Table, rows: Rows, where: str) -> None:
+        """Scenario, time, weight and true probabilities: what a row has beside features and labels."""
+        schema = self.schema
+        if schema.scenario in self.columns:
+            place = rows.place(schema.scenario)
+            values = to_family(canonical(table[schema.scenario], place), self.scenario, place, "data.scenario in train")
+            said = pc.value_counts(values)
+            self.scenarios.update(dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist())))
+        if schema.weight in self.columns:
+            read_weights(rows.column(schema.weight), rows.place(schema.weight))
+        if schema.time in self.columns and schema.user:
+            sortable(table[schema.time], rows.place(schema.time))
+        for task, column in self.settings.evaluate.truth.items():
+            if column in self.columns:
+                numbers(one_chunk(table[column]), f"{rows.place(column)} (evaluate.truth.{task})")
 
     def _labels(self, table: pa.Table, where: str) -> None:
         if not self.labelled:
@@ -197,6 +221,23 @@ class _Split:
             does = {"keep": "they stay as they are", "drop": "such rows are dropped", "repair": "the 0s become 1"}[
                 policy] if split == "train" else "labels of this split are never changed"
             self.found.notes.append(f"tasks.{child}.after: {said}; {does}")
+
+
+def _shared(sources: Mapping[str, Source]) -> Iterator[str]:
+    """Files that stand in two splits: whoever learns a row by heart is then praised for it."""
+    files = {split: {f["path"] for f in source.fingerprint().get("files", [])} for split, source in sources.items()}
+    for a, b in combinations(files, 2):
+        if both := files[a] & files[b]:
+            yield (f"data.{b}: {listing(sorted(os.path.basename(p) for p in both), 3)} of it "
+                   f"{'is' if len(both) == 1 else 'are'} in data.{a}, too; a model is then measured on what it learnt")
+
+
+def _scenario_family(schema: Schema, fitted: Source) -> Family:
+    """As fitting decides; 'string', which takes all, where that cannot be said."""
+    if schema.scenario not in fitted.columns.names:
+        return "string"
+    kind = fitted.columns.field(schema.scenario).type
+    return "int" if not pa.types.is_null(kind) and kind != pa.large_string() else "string"
 
 
 def families(schema: Schema, source: Source, tables: Mapping[str, Dimension]) -> dict[str, str]:

@@ -1,22 +1,22 @@
 """Names become numbers here: id spaces share one table per width, at offsets.
 
-The torch engine: the reference, on any device. A step gathers each row it needs once; what autograd sees is that small
-block of rows, so a gradient is one row per distinct id and a dense table gradient never exists.
-
-    index [n] of the whole batch  ->  distinct rows [U], place of each index among them [n]
-    block = table[rows]           ->  a leaf [U, D]; its .grad is the deduplicated row gradient
+Two engines look up the same tables: `reference.py` in torch's own operations, on any device, and `native.py` on a CPU.
+Either leaves one gradient per distinct row; a gradient as large as a table never exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnelrank.batch import Batch, Layout
+from funnelrank.embedding.native import Native, library
+from funnelrank.embedding.plan import native_engine
+from funnelrank.embedding.reference import TorchEngine, bag_offsets, distinct
+from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs
 from funnelrank.schema import PAD
 from funnelrank.settings import Embedding as Settings
@@ -26,11 +26,12 @@ ROLE_ORDER = ("user", "item", "scenario", "prior", "context")
 
 @dataclass
 class RowGradient:
-    """One table's share of a step: rows [U] and their gradients block.grad [U, D]."""
+    """One table's share of a step: distinct rows [U], their gradients [U, D], and their weights before it [U, D]."""
 
     table: Table
     rows: Tensor
-    block: Tensor
+    grad: Tensor
+    old: Tensor
 
 
 class Table(nn.Module):
@@ -52,22 +53,23 @@ class Table(nn.Module):
         self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()]), persistent=False)
         with torch.no_grad():
             self.weight[self.pad] = 0
-        self.pending: list[RowGradient] = []
+        self.pending: list[tuple[Tensor, Tensor]] = []           # rows, and the block that autograd sees
 
     def block(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """index [n] int64 -> (rows to look in, each index's place there): while training, distinct rows."""
         if not (self.training and torch.is_grad_enabled()):
             return self.weight, index
-        rows, place = torch.unique(index, return_inverse=True)
+        rows, place = distinct(index, len(self.weight), self.pad)
         block = self.weight[rows].requires_grad_()
-        self.pending.append(RowGradient(self, rows, block))
+        self.pending.append((rows, block))
         return block, place
 
-    def take_gradients(self) -> list[RowGradient]:
-        """The step's row gradients, PAD's set to zero; asking takes them."""
-        taken, self.pending = [p for p in self.pending if p.block.grad is not None], []
-        for p in taken:
-            p.block.grad[torch.isin(p.rows, self.pad)] = 0
+    def take(self) -> list[RowGradient]:
+        """The step's row gradients, PAD's set to zero."""
+        taken, self.pending = [RowGradient(self, rows, block.grad, block.detach()) for rows, block in self.pending
+                               if block.grad is not None], []
+        for g in taken:
+            g.grad.masked_fill_(torch.isin(g.rows, self.pad).unsqueeze(1), 0)
         return taken
 
     def extra_repr(self) -> str:
@@ -75,7 +77,7 @@ class Table(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """One feature's place: where it comes from in the batch, and how wide it is in flat."""
 
     name: str
@@ -90,6 +92,7 @@ class Embedding(nn.Module):
 
     flat [B, W] holds every feature once, ordered by role (user, item, scenario, prior, context, your own): ids as their
     row, lists pooled (an empty one is zeros), numbers as they are. `slices` says which feature is where in flat.
+    Histories that a part needs jagged (`histories`: name -> width) are not in flat.
     """
 
     def __init__(self, layout: Layout, settings: Settings, needs: Needs | None = None):
@@ -101,96 +104,101 @@ class Embedding(nn.Module):
         for space, size in layout.size.items():
             widths.setdefault(width_of[space], {})[space] = size
         self.tables = nn.ModuleDict({f"width_{w}": Table(sizes, w, settings.init) for w, sizes in widths.items()})
+        if self.needs.linear:                            # a weight per id and task
+            self.tables["linear"] = Table(layout.size, len(layout.tasks), 0.0)
         self.width_of = {f: width_of[layout.space[f]] for f in (*layout.ids, *layout.lists)}
-        pieces = [_Piece(f, "ids", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.ids)]
-        pieces += [_Piece(f, "lists", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.lists)]
-        pieces += [_Piece(c, "numbers", i, 1, layout.role[c]) for i, c in enumerate(layout.numbers)]
+        self.histories = {f: self.width_of[f] for f in layout.lists
+                          if f in layout.target} if self.needs.histories else {}
+        pieces = [Piece(f, "ids", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.ids)]
+        pieces += [Piece(f, "lists", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.lists)
+                   if f not in self.histories]
+        pieces += [Piece(c, "numbers", i, 1, layout.role[c]) for i, c in enumerate(layout.numbers)]
         place = {r: i for i, r in enumerate(ROLE_ORDER)}
         self.pieces = sorted(pieces, key=lambda p: (place.get(p.role, len(place)), p.role))
+        self.embedded = [p for p in self.pieces if p.source != "numbers"]
         self.slices: dict[str, slice] = {}
         start = 0
         for p in self.pieces:
             self.slices[p.name] = slice(start, start + p.width)
             start += p.width
         self.flat_width = start
-        self.runs = self._runs()
-        self.groups = self._groups(settings.groups)
-        for w, table in self._tables():
-            offsets = [table.offset[layout.space[f]] for f in layout.ids if self.width_of[f] == w]
-            self.register_buffer(f"id_columns_{w}", torch.tensor(
-                [i for i, f in enumerate(layout.ids) if self.width_of[f] == w], dtype=torch.int64), persistent=False)
-            self.register_buffer(f"id_offsets_{w}", torch.tensor(offsets, dtype=torch.int64), persistent=False)
+        self.members = self._members(settings.groups)
+        self.groups = {g: torch.tensor([c for p in ps for c in range(self.slices[p.name].start,
+                                                                     self.slices[p.name].stop)], dtype=torch.int64)
+                       for g, ps in self.members.items()}
+        self.reference = TorchEngine(self)
+        self.native: Native | None = None
+        if settings.engine != "torch":
+            if library() is not None:
+                self.native = native_engine(self)
+            elif settings.engine == "native":
+                raise ConfigError("embedding.engine: the native engine was asked for, and is not there; install the "
+                                  "package where there is a C++ compiler, or write engine: auto")
 
-    def _tables(self) -> Iterable[tuple[int, Table]]:
-        return [(t.width, t) for t in self.tables.values()]
-
-    def _runs(self) -> list[str | Tensor]:
-        """Flat, left to right: a feature's name, or the columns of numbers that stand side by side."""
-        runs: list[str | list[int]] = []
+    def _members(self, named: Mapping[str, Sequence[str]]) -> dict[str, list[Piece]]:
+        """Roles and named groups as the features that they hold."""
+        members: dict[str, list[Piece]] = {role: [] for role in self.layout.role.values()}
         for p in self.pieces:
-            if p.source != "numbers":
-                runs.append(p.name)
-            elif runs and isinstance(runs[-1], list):
-                runs[-1].append(p.position)
-            else:
-                runs.append([p.position])
-        return [r if isinstance(r, str) else torch.tensor(r) for r in runs]
+            members[p.role].append(p)
+        return members | {g: [p for p in self.pieces if self.layout.feature.get(p.name, p.name) in features]
+                          for g, features in named.items()}
 
-    def _groups(self, named: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        """Roles and named groups as columns of flat."""
-        groups: dict[str, list[int]] = {}
-        for p in self.pieces:
-            groups.setdefault(p.role, []).extend(range(self.slices[p.name].start, self.slices[p.name].stop))
-        for group, members in named.items():
-            groups[group] = [c for p in self.pieces if self.layout.feature.get(p.name, p.name) in members
-                             for c in range(self.slices[p.name].start, self.slices[p.name].stop)]
-        return {g: torch.tensor(c) for g, c in groups.items()}
+    @property
+    def fields(self) -> tuple[int, int] | None:
+        """F and D of `Inputs.fields`, where a part needs them. Raises ConfigError where widths differ."""
+        if not self.needs.fields:
+            return None
+        widths = {p.width for p in self.embedded}
+        if len(widths) != 1:
+            found = ", ".join(f"{w}" for w in sorted(widths)) or "none"
+            raise ConfigError(f"embedding.spaces: a part of the model multiplies features with each other, which needs "
+                              f"one width for all of them; widths are {found}")
+        return len(self.embedded), widths.pop()
+
+    @property
+    def runs_native(self) -> bool:
+        """Whether the native engine does the work: it is there, and the tables stand on the CPU in float32."""
+        return self.native is not None and self.native.fits()
 
     def forward(self, batch: Batch) -> Inputs:
-        """Batch of B rows -> Inputs with what `needs` asks for."""
-        B, layout = len(batch), self.layout
-        vectors: dict[str, Tensor] = {}
-        histories: dict[str, History] = {}
-        for w, table in self._tables():
-            columns, lists = getattr(self, f"id_columns_{w}"), [k for k, f in enumerate(layout.lists)
-                                                               if self.width_of[f] == w]
-            ids = batch.ids.index_select(1, columns).long() + getattr(self, f"id_offsets_{w}")      # [B, F_w]
-            bags = [batch.bags(k) for k in lists]
-            values = [v.long() + table.offset[layout.space[layout.lists[k]]] for k, (v, _) in zip(lists, bags)]
-            rows, place = table.block(torch.cat([ids.flatten(), *values]))
-            single, *jagged = place.split([ids.numel(), *(len(v) for v in values)])
-            if len(columns):
-                embedded = F.embedding(single.view(B, len(columns)), rows)                           # [B, F_w, D]
-                for column, vector in zip(columns.tolist(), embedded.unbind(1)):
-                    vectors[layout.ids[column]] = vector
-            for k, (_, offsets), where in zip(lists, bags, jagged):
-                name = layout.lists[k]
-                vectors[name] = self._pool(batch, k, where, rows, offsets)
-                if self.needs.histories and name in layout.target:
-                    histories[name] = History(F.embedding(where, rows), offsets,
-                                              vectors[layout.target[name]])
-        numbers = batch.numbers
-        flat = torch.cat([vectors[r] if isinstance(r, str) else numbers.index_select(1, r.to(numbers.device))
-                          for r in self.runs], 1)                                                    # [B, W]
-        fields = None
-        if self.needs.fields:
-            fields = torch.stack([vectors[p.name] for p in self.pieces if p.source != "numbers"], 1)
-        groups = {g: flat[:, self.groups[g].to(flat.device)] for g in self.needs.groups}
-        return Inputs(flat, fields=fields, groups=groups, histories=histories, scenario=batch.scenario.long())
+        """Batch of B rows -> Inputs with what `needs` asks for. Raises IndexError for ids outside their space."""
+        if self.runs_native and not batch.numbers.requires_grad:
+            x = self._by_native(batch)
+        else:
+            x = self.reference(self, batch)
+        x.scenario = batch.scenario.long()
+        if self.needs.numbers:
+            x.numbers = batch.numbers
+        return x
 
-    def _pool(self, batch: Batch, k: int, where: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-        """List feature k pooled: [B, D]. Weighted lists: sum_i w_i e_i, divided by sum_i w_i for a mean."""
-        mode = self.layout.pool[self.layout.lists[k]]
-        if batch.value_weights is None:
-            return F.embedding_bag(where, rows, offsets[:-1], mode=mode)
-        B = len(batch)
-        weights = batch.value_weights[batch.offsets[k * B]:batch.offsets[(k + 1) * B]]
-        pooled = F.embedding_bag(where, rows, offsets[:-1], mode="sum", per_sample_weights=weights)
-        if mode == "mean":
-            owner = torch.repeat_interleave(torch.arange(B, device=offsets.device), offsets.diff())
-            total = torch.zeros(B, device=weights.device).index_add_(0, owner, weights)
-            pooled = pooled / torch.where(total > 0, total, 1.0).unsqueeze(1)
-        return pooled
+    def _by_native(self, batch: Batch) -> Inputs:
+        flat, *rest = self.native(batch.ids, batch.numbers, batch.values, batch.offsets, batch.value_weights,
+                                  self.training and torch.is_grad_enabled())
+        x = Inputs(flat, groups={g: rest.pop(0) for g in self.needs.groups})
+        if self.needs.fields:
+            x.fields = rest.pop(0).unflatten(1, self.fields)
+        x.histories = {f: History(rest.pop(0), bag_offsets(batch, self.layout.lists.index(f)), rest.pop(0))
+                       for f in self.histories}
+        if self.needs.linear:
+            x.linear = rest.pop(0).unflatten(1, (len(self.embedded), self.tables["linear"].width))
+        return x
 
     def take_gradients(self) -> list[RowGradient]:
-        return [g for table in self.tables.values() for g in table.take_gradients()]
+        """The step's row gradients, one per table that a backward reached; asking takes them."""
+        found: dict[str, list[RowGradient]] = {n: t.take() for n, t in self.tables.items()}
+        if self.native:
+            tables = list(self.tables.items())
+            for rows in self.native.take():
+                name, table = tables[rows.table]
+                found[name].append(RowGradient(table, *rows[1:]))
+        return [_together(gs) for gs in found.values() if gs]
+
+
+def _together(gradients: list[RowGradient]) -> RowGradient:
+    """Gradients of several backwards of one table as one."""
+    if len(gradients) == 1:
+        return gradients[0]
+    rows, place = torch.unique(torch.cat([g.rows for g in gradients]), return_inverse=True)
+    table = gradients[0].table
+    grad = table.weight.new_zeros(len(rows), table.width).index_add_(0, place, torch.cat([g.grad for g in gradients]))
+    return RowGradient(table, rows, grad, table.weight[rows])

@@ -10,14 +10,17 @@ from typing import Any
 from torch import nn
 
 from funnelrank.models.aitm import InformationTransfer
+from funnelrank.models.deepfm import FirstOrder, SecondOrder
+from funnelrank.models.din import TargetAttention
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
+from funnelrank.models.mmoe import MixtureOfExperts
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
-    "prepare": {},
-    "represent": {"mlp": MLPBody},
+    "prepare": {"din": TargetAttention},
+    "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts},
     "transfer": {"ait": InformationTransfer},
     "predict": {"linear": LinearHeads, "towers": Towers},
-    "side": {},
+    "side": {"lr": FirstOrder, "fm": SecondOrder},
 }
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -30,6 +33,26 @@ MODELS: dict[str, dict[str, Any]] = {
     "shared_bottom": {
         "represent": {"name": "mlp", "hidden": [128]},
         "predict": {"name": "towers"},
+    },
+    "mmoe": {
+        "represent": {"name": "mmoe"},
+        "predict": {"name": "towers"},
+    },
+    "omoe": {
+        "represent": {"name": "mmoe", "per": "all"},
+        "predict": {"name": "towers"},
+    },
+    "lr": {"side": ["lr"]},
+    "fm": {"side": ["lr", "fm"]},
+    "deepfm": {
+        "represent": {"name": "mlp", "hidden": [128, 64], "per": "task"},
+        "predict": {"name": "linear"},
+        "side": ["lr", "fm"],
+    },
+    "din": {
+        "prepare": ["din"],
+        "represent": {"name": "mlp", "hidden": [128, 64], "per": "task"},
+        "predict": {"name": "linear"},
     },
     "single_task": {                      # an MLP for each task; only embeddings are shared
         "represent": {"name": "mlp", "per": "task"},

@@ -122,6 +122,8 @@ class Slots(nn.Module):
                 raise ConfigError(f"model.represent: gives {spec.views} views; {spec.tasks} tasks need one each, or "
                                   "one that all share")
             self.predict = build_part("predict", filled["predict"], spec)
+        elif self.side:                                          # a sum of logits needs w_0
+            self.bias = nn.Parameter(torch.tensor(spec.log_odds or (0.0,) * spec.tasks))
         self.tasks = spec.tasks
 
     @staticmethod
@@ -134,8 +136,9 @@ class Slots(nn.Module):
     def forward(self, x: Inputs) -> Tensor:
         for part in self.prepare:
             x = part(x)
-        logits = torch.zeros((), device=x.flat.device)
-        if self.represent is not None:
+        if self.represent is None:
+            logits = self.bias
+        else:
             h = self.represent(x)
             if self.transfer is not None:
                 h = self.transfer(h)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from funnelrank.embedding import native
 from funnelrank.embedding.tables import Embedding, RowGradient, Table
 from funnelrank.settings import DenseOptimiser, RowOptimiser, Schedule
 
@@ -21,46 +22,75 @@ class RowUpdates:
     adagrad           s += g^2;         w -= lr g / (sqrt(s) + eps)
     rowwise_adagrad   s += mean(g^2);   w -= lr g / (sqrt(s) + eps)      one s a row
     adam              m, v as in Adam, moved only when touched (lazy); bias corrected by the run's step
+    ftrl              s' = s + g^2;     z += lr g - (sqrt(s') - sqrt(s)) w
+                      w = -sign(z) max(|z| - lr_0 l1, 0) / (sqrt(s') + eps)
     sgd               w -= lr g
+
+    FTRL-Proximal (McMahan et al., KDD 2013) with its z times lr, so that a learning rate that changes leaves weights where
+    they are; lr_0 is the rate before the schedule. Without l1 it is adagrad.
     """
 
     def __init__(self, embedding: Embedding, settings: RowOptimiser):
-        self.settings = settings
+        self.embedding, self.settings = embedding, settings
         self.step_count = 0
         self.state: dict[str, dict[str, Tensor]] = {}
         self.names: dict[int, str] = {}
         for name, table in embedding.tables.items():
             w = table.weight
-            shape = {"adagrad": {"sum": w.shape}, "rowwise_adagrad": {"sum": (len(w), 1)},
-                     "adam": {"m": w.shape, "v": w.shape}, "sgd": {}}[settings.name]
-            self.state[name] = {k: torch.zeros(s, device=w.device) for k, s in shape.items()}
+            self.state[name] = {k: torch.zeros((len(w), 1) if settings.name == "rowwise_adagrad" else w.shape,
+                                               device=w.device) for k in native.STATES[settings.name]}
             self.names[id(table)] = name
+            if embedding.runs_native:
+                for tensor in self.state[name].values():
+                    native.large_pages(tensor, written=False)
+
+    def fuse(self, factor: float = 1.0, average: Average | None = None) -> None:
+        """Let the next backward move the rows itself, and their average, where the engine can; `apply` and
+        `average.update` are then called as ever, with the gradients that are left, if any."""
+        if self.embedding.runs_native:
+            self.embedding.native.moves = [self._move(n, factor, average.shadow_of(n) if average else None)
+                                           for n in self.embedding.tables]
 
     @torch.no_grad()
     def apply(self, gradients: list[RowGradient], factor: float = 1.0) -> None:
         """Move the rows of one step; `factor` scales the learning rate."""
-        s, lr = self.settings, self.settings.lr * factor
-        self.step_count += 1
         for gradient in gradients:
-            rows, g, w = gradient.rows, gradient.block.grad, gradient.table.weight
-            old = gradient.block.detach()
-            if s.l2:
-                g = g + s.l2 * old
-            state = self.state[self.names[id(gradient.table)]]
-            if s.name == "sgd":
-                w[rows] = old - lr * g
-            elif s.name == "adam":
-                b1, b2 = s.betas
-                m = state["m"][rows].lerp_(g, 1 - b1)
-                v = state["v"][rows].mul_(b2).addcmul_(g, g, value=1 - b2)
-                state["m"][rows], state["v"][rows] = m, v
-                size = lr / (1 - b1 ** self.step_count)
-                w[rows] = old - size * m / ((v / (1 - b2 ** self.step_count)).sqrt_() + s.eps)
+            name = self.names[id(gradient.table)]
+            if self.embedding.runs_native:
+                native.move_rows(self._move(name, factor, None), gradient.rows, gradient.grad, None)
             else:
-                square = g.square().mean(1, keepdim=True) if s.name == "rowwise_adagrad" else g.square()
-                total = state["sum"][rows] + square
-                state["sum"][rows] = total
-                w[rows] = old - lr * g / (total.sqrt() + s.eps)
+                self._apply(gradient, self.state[name], self.settings.lr * factor)
+        self.step_count += 1
+
+    def _move(self, name: str, factor: float, shadow: native.Shadow | None) -> native.Move:
+        return native.move(self.embedding.tables[name].weight, self.settings, self.state[name],
+                           self.settings.lr * factor, self.step_count + 1, shadow)
+
+    def _apply(self, gradient: RowGradient, state: dict[str, Tensor], lr: float) -> None:
+        s, rows, g, old, w = self.settings, gradient.rows, gradient.grad, gradient.old, gradient.table.weight
+        if s.l2:
+            g = g + s.l2 * old
+        if s.name == "sgd":
+            w[rows] = old - lr * g
+        elif s.name == "adam":
+            b1, b2 = s.betas
+            m = state["m"][rows].lerp_(g, 1 - b1)
+            v = state["v"][rows].mul_(b2).addcmul_(g, g, value=1 - b2)
+            state["m"][rows], state["v"][rows] = m, v
+            step = self.step_count + 1
+            w[rows] = old - lr / (1 - b1 ** step) * m / ((v / (1 - b2 ** step)).sqrt_() + s.eps)
+        elif s.name == "ftrl":
+            before = state["sum"][rows]
+            total = before + g.square()
+            z = state["z"][rows] + lr * g - (total.sqrt() - before.sqrt()) * old
+            state["sum"][rows], state["z"][rows] = total, z
+            moved = -z.sign() * (z.abs() - s.lr * s.l1).clamp_(min=0) / (total.sqrt() + s.eps)
+            w[rows] = torch.where(total > 0, moved, old)            # no evidence yet: where it started
+        else:
+            square = g.square().mean(1, keepdim=True) if s.name == "rowwise_adagrad" else g.square()
+            total = state["sum"][rows] + square
+            state["sum"][rows] = total
+            w[rows] = old - lr * g / (total.sqrt() + s.eps)
 
 
 def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -96,7 +126,7 @@ def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
 
 def clip(parameters: list[nn.Parameter], gradients: list[RowGradient], norm: float) -> None:
     """Scale all gradients, rows included, so that their norm together is at most `norm`."""
-    grads = [p.grad for p in parameters if p.grad is not None] + [g.block.grad for g in gradients]
+    grads = [p.grad for p in parameters if p.grad is not None] + [g.grad for g in gradients]
     if not grads:
         return
     total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
@@ -113,7 +143,7 @@ class Average:
 
     def __init__(self, model: nn.Module, embedding: Embedding, decay: float):
         self.decay, self.step_count, self.log_decay = decay, 0, 0.0
-        self.model = model
+        self.model, self.embedding = model, embedding
         self.dense = dense_parameters(model)
         self.shadow = [p.detach().clone() for p in self.dense]
         self.tables: dict[str, Table] = dict(embedding.tables.items())
@@ -122,21 +152,36 @@ class Average:
         # the running sum of log d at each row's last touch; float64, since it grows with the run
         self.seen = {n: torch.zeros(len(t.weight), dtype=torch.float64, device=t.weight.device)
                      for n, t in self.tables.items()}
+        if embedding.runs_native:
+            for name in self.tables:
+                native.large_pages(self.rows[name], written=True)
+                native.large_pages(self.seen[name], written=False)
+
+    def shadow_of(self, name: str) -> native.Shadow:
+        """One table's averages, and what the step that is under way does to them."""
+        d = self._decay()
+        return native.Shadow(self.rows[name], self.seen[name], d, self.log_decay, self.log_decay + math.log(d))
+
+    def _decay(self) -> float:
+        return min(self.decay, (1 + self.step_count) / (10 + self.step_count))
 
     @torch.no_grad()
     def update(self, gradients: list[RowGradient]) -> None:
-        """After a step: `gradients` still hold the touched rows' old values in their blocks."""
-        d = min(self.decay, (1 + self.step_count) / (10 + self.step_count))
-        before, self.log_decay = self.log_decay, self.log_decay + math.log(d)
-        self.step_count += 1
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.dense], 1 - d)
+        """After a step: `gradients` still hold the touched rows' old values."""
         for g in gradients:
-            name = self.names[id(g.table)]
-            old = g.block.detach()
-            held = torch.exp(before - self.seen[name][g.rows]).float().unsqueeze(1)
-            average = old + held * (self.rows[name][g.rows] - old)
-            self.rows[name][g.rows] = average.lerp_(g.table.weight[g.rows], 1 - d)
-            self.seen[name][g.rows] = self.log_decay
+            shadow = self.shadow_of(self.names[id(g.table)])
+            if self.embedding.runs_native:
+                native.move_rows(native.move(g.table.weight, None, {}, 0.0, 1, shadow), g.rows, None, g.old)
+                continue
+            held = torch.exp(shadow.before - shadow.seen[g.rows]).float().unsqueeze(1)
+            average = g.old + held * (shadow.rows[g.rows] - g.old)
+            shadow.rows[g.rows] = average.lerp_(g.table.weight[g.rows], 1 - shadow.decay)
+            shadow.seen[g.rows] = shadow.after
+        d = self._decay()
+        self.log_decay += math.log(d)
+        self.step_count += 1
+        if self.shadow:
+            torch._foreach_lerp_(self.shadow, [p.detach() for p in self.dense], 1 - d)
 
     @torch.no_grad()
     def catch_up(self) -> None:

@@ -23,11 +23,10 @@ from funnelrank.loss import calibrator, task_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
 from funnelrank.train.checkpoint import load_checkpoint, save_checkpoint
+from funnelrank.train.events import Event, Report
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
 
 MOST_EPOCHS = 20                     # of `epochs: auto`
-Event = dict[str, Any]
-Report = Callable[[Event], None]
 
 
 class Batches(Protocol):
@@ -122,11 +121,13 @@ class Trainer:
         self._check_finite(losses, loss)
         if self.optimiser:
             self.optimiser.zero_grad(set_to_none=True)
+        factor = schedule_factor(s.schedule, self.step, total)
+        if not s.clip_norm:                                              # nothing looks at the row gradients
+            self.updates.fuse(factor, self.average)
         loss.backward()
         gradients = self.model.embedding.take_gradients()
         if s.clip_norm:
             clip(self.dense, gradients, s.clip_norm)
-        factor = schedule_factor(s.schedule, self.step, total)
         if self.optimiser:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.base_lr * factor

@@ -1,0 +1,165 @@
+"""Files and tables as streams of record batches, one class a format (CSV: text_rows.py).
+
+Each has: name, schema, empty (no rows at all), partition, part (the word for its parts), parts [(rows, bytes a row)],
+`stream` of a part's batches, and `column`, which brings one of them to the type that a split agreed on.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from funnelrank.data.kinds import conform, reading, sentence, whole
+from funnelrank.data.places import Place
+from funnelrank.errors import ConfigError, DataError
+
+BATCH = 16_384                # rows decoded at a time
+
+
+class ParquetRows:
+    part = "row group"
+
+    def __init__(self, place: Place, width: int = 0):
+        """`width` is what another file of the same rows measured, to spare measuring each."""
+        self.place, self.name, self.partition = place, place.name, place.partition
+        file = self._open()
+        self.schema = _readable(file.schema_arrow)
+        groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
+        self.empty = not any(g.num_rows for g in groups)
+        self.width = width or (0 if self.empty else self._measure(file, [g.num_rows > 0 for g in groups].index(True)))
+        self.parts = [(g.num_rows, max(self.width, 2 * g.total_byte_size // max(1, g.num_rows))) for g in groups]
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.place.open(), page_checksum_verification=True, pre_buffer=False,
+                              coerce_int96_timestamp_unit="us")
+
+    @staticmethod
+    def _measure(file: pq.ParquetFile, group: int) -> int:
+        """Decoded bytes a row, from the first rows: packed sizes say little, since 20M zeros fit 87 kB.
+
+        The footer's own column sizes are not asked, because pyarrow ends the process where they are damaged.
+        """
+        first = next(file.iter_batches(1024, row_groups=[group]), None)
+        return 2 * first.nbytes // first.num_rows if first else 0
+
+    def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self._open().iter_batches(batch_size=min(rows, BATCH), row_groups=[part], columns=columns)
+
+    def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
+        where = f"{where}, column '{name}'"
+        array = conform(whole(values), kind, where)
+        if "string" in str(kind):
+            with reading(where):
+                array.validate(full=True)          # text that is not UTF-8 would fail far from here
+        return array
+
+
+def _readable(schema: pa.Schema) -> pa.Schema:
+    """The same; a damaged file's names and types fail here, where its place is known."""
+    _ = schema.names, str(schema)
+    return schema
+
+
+class ArrowRows(ParquetRows):
+    """IPC files (Feather 2) and IPC streams, told apart by their first bytes."""
+
+    part = "record batch"
+
+    def __init__(self, place: Place):
+        self.place, self.name, self.partition = place, place.name, place.partition
+        file = place.open()
+        magic = file.read(6)
+        if magic.startswith(b"FEA1"):
+            raise DataError(f"{place.name}: is Feather version 1, which is no longer read; write it as version 2")
+        self.random = magic == b"ARROW1"
+        file.seek(0)
+        reader = pa.ipc.open_file(file) if self.random else pa.ipc.open_stream(file)
+        self.schema = _readable(reader.schema)
+        sizes = list(self._sizes(reader))
+        if not self.random:                        # a stream has no way in but its beginning: one part
+            sizes = [(sum(n for n, _ in sizes), sum(b for _, b in sizes))]
+        self.parts = [(n, 2 * b // max(1, n)) for n, b in sizes]
+        self.empty = not any(n for n, _ in sizes)
+
+    def _sizes(self, reader: Any) -> Iterator[tuple[int, int]]:
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if self.random else reader
+        for batch in batches:
+            yield batch.num_rows, batch.get_total_buffer_size()
+
+    def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        file = self.place.open()
+        wanted = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(c) for c in columns])
+        if self.random:
+            batches = iter([pa.ipc.open_file(file, options=wanted).get_batch(part)])
+        else:
+            batches = iter(pa.ipc.open_stream(file, options=wanted))
+        for batch in batches:
+            batch.validate(full=True)              # offsets are taken from the file as they are
+            yield batch
+
+
+class TableRows(ParquetRows):
+    """Rows already in memory."""
+
+    part = ""
+
+    def __init__(self, name: str, table: pa.Table):
+        self.name, self.table, self.partition, self.schema = name, table, {}, table.schema
+        self.parts = [(table.num_rows, 2 * table.nbytes // max(1, table.num_rows))]
+        self.empty = table.num_rows == 0
+
+    def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        yield from self.table.select(columns).to_batches()
+
+
+def as_table(rows: Any, where: str) -> pa.Table:
+    if isinstance(rows, list | tuple):
+        raise ConfigError(f"{where}: a list may hold paths only; join tables before they are passed")
+    try:
+        if isinstance(rows, pa.Table):
+            return rows
+        if isinstance(rows, pa.RecordBatch):
+            return pa.Table.from_batches([rows])
+        if type(rows).__module__.split(".")[0] == "pandas" and hasattr(rows, "columns"):
+            return pa.Table.from_pandas(rows, preserve_index=False)
+        if hasattr(rows, "to_arrow"):
+            return rows.to_arrow()
+        if hasattr(rows, "__arrow_c_stream__"):
+            return pa.table(rows)
+    except (pa.ArrowException, TypeError, ValueError) as e:
+        raise DataError(f"{where}: the table does not fit Arrow: {sentence(e)}") from e
+    raise ConfigError(f"{where}: a {type(rows).__name__} is no table; a path, a pyarrow table, or a pandas or polars "
+                      "frame would do" + ("; call .collect() first" if hasattr(rows, "collect") else ""))
+
+
+class Stream:
+    """Record batches of any sizes, taken in the sizes asked for."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]):
+        self.batches, self.rest, self.at = batches, None, 0
+
+    def take(self, rows: int, most: int) -> pa.Table | None:
+        """The next `rows` rows, or fewer at the end; None where they pass `most` bytes."""
+        pieces, size = [], 0
+        for piece in self._pieces(rows):
+            pieces.append(piece)
+            size += piece.nbytes
+            if size > most:
+                return None
+        return pa.Table.from_batches(pieces) if pieces else pa.table({})
+
+    def skip(self, rows: int) -> None:
+        for _ in self._pieces(rows):
+            pass
+
+    def _pieces(self, rows: int) -> Iterator[pa.RecordBatch]:
+        while rows > 0:
+            batch = self.rest if self.rest is not None else next(self.batches, None)
+            if batch is None:
+                return
+            self.rest = batch.slice(rows) if batch.num_rows > rows else None
+            piece = batch.slice(0, rows)
+            rows -= piece.num_rows
+            self.at += piece.num_rows
+            yield piece

@@ -1,0 +1,191 @@
+"""The flow as functions, one a step: from a config to metrics.
+
+    config = load_config("demo.yaml")             what to do
+    data = open_data(config)                      files found, their columns checked
+    encoder = prepare(config, data)               vocabularies and statistics of train
+    splits = encode(config, data, encoder)        encoded rows, memory-mapped
+    model = build(config, encoder, splits)        an nn.Module: Batch -> Prediction
+    trained = fit(config, model, encoder, splits)
+    rows = measure_split(config, model, encoder, splits["test"], "test")      the metrics, as rows
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from funnelrank.config import Config
+from funnelrank.data.cache import EncodedSplit, open_encoded
+from funnelrank.data.encode import Encoder
+from funnelrank.data.frozen import frozen as freeze
+from funnelrank.data.frozen import frozen_columns
+from funnelrank.data.loader import Loader
+from funnelrank.data.parse import numbers, one_chunk
+from funnelrank.data.source import Source, open_source
+from funnelrank.data.tables import Dimension, open_tables
+from funnelrank.errors import ConfigError
+from funnelrank.evaluate import table
+from funnelrank.evaluate.score import score
+from funnelrank.ranker import RankingModel
+from funnelrank.schema import who_reads
+from funnelrank.settings import Data as DataSettings
+from funnelrank.settings import Train
+from funnelrank.train.events import Event, Report
+from funnelrank.train.optim import RowUpdates
+from funnelrank.train.trainer import Judged, Trained, Trainer
+
+SPLITS = ("train", "valid", "test")
+
+
+def silent(event: Event) -> None:
+    pass
+
+
+@dataclass
+class Data:
+    """What a config's files hold: a source per split that has one, and the dimension tables."""
+
+    sources: dict[str, Source]
+    tables: dict[str, Dimension]
+
+
+def open_data(config: Config, **given: Any) -> Data:
+    """Find the files of every split, check that the columns are there, and load the dimension tables.
+
+    `train=`, `valid=`, `test=` replace the config's paths; each may be a path or a pyarrow, pandas or polars table.
+    """
+    data, schema = config.settings.data, config.schema
+    sources = {}
+    for split in SPLITS:
+        rows = given.get(split, getattr(data, split))
+        if rows is not None:
+            sources[split] = open_source(rows, by_hand(data) if split in given else data, split)
+            sources[split].require(schema.log_columns(), who_reads(schema))
+    if not sources:
+        raise ConfigError("data.train: no rows; name a file, a folder, a glob or a URL")
+    return Data(sources, open_tables(schema, data))
+
+
+def by_hand(data: DataSettings) -> DataSettings:
+    """Paths that a caller gives start at the current folder, not where the config's data lie."""
+    return data.model_copy(update={"dir": str(Path.cwd())})
+
+
+def prepare(config: Config, data: Data, report: Report = silent) -> Encoder:
+    """Fit vocabularies, scales and list numbers on train."""
+    source = data.sources.get("train")
+    if source is None:
+        raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
+    return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source))
+
+
+def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> dict[str, EncodedSplit]:
+    """Encode each split once into the cache, or open what is there. With frozen histories: also 'test/frozen'."""
+    folder = Path(config.settings.data.cache or Path(config.settings.train.out).parent / ".funnelrank-cache")
+    sources = dict(data.sources)
+    sources |= {f"{s}/frozen": freeze(sources[s], config.schema) for s in ("valid", "test")
+                if s in sources and freezes(config, sources[s])}
+    return {split: open_encoded(encoder, source, config.settings.data, folder, split == "train",
+                                progress(report, f"encode {split}", source))
+            for split, source in sources.items()}
+
+
+def freezes(config: Config, source: Source) -> bool:
+    """Whether GAUC is also measured on frozen histories: there are users, and lists that change under them."""
+    return bool(config.settings.evaluate.frozen and config.schema.user and frozen_columns(source, config.schema))
+
+
+def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) -> RankingModel:
+    """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates."""
+    settings = config.settings
+    torch.manual_seed(settings.train.seed)
+    labels = label_statistics(splits["train"].labels, config.schema.task_names) if "train" in splits else {}
+    return RankingModel(settings, config.schema, encoder.layout, labels).to(device_of(settings.train))
+
+
+def device_of(settings: Train) -> torch.device:
+    try:
+        device = torch.device(settings.device)
+        torch.zeros(1, device=device).item()             # `meta` has no numbers
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"train.device: '{settings.device}' cannot be used here ({str(error).splitlines()[0]}); "
+                          "'cpu' always can") from None
+    return device
+
+
+def label_statistics(labels: np.ndarray, tasks: list[str]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of each task's observed train labels."""
+    count, total, square = (np.zeros(len(tasks)) for _ in range(3))
+    for start in range(0, len(labels), 1 << 20):
+        y = np.asarray(labels[start:start + (1 << 20)], dtype=np.float64)
+        count += (~np.isnan(y)).sum(0)
+        total += np.nansum(y, 0)
+        square += np.nansum(y * y, 0)
+    out = {}
+    for t, task in enumerate(tasks):
+        if count[t]:
+            mean = total[t] / count[t]
+            out[task] = {"mean": mean, "std": math.sqrt(max(square[t] / count[t] - mean * mean, 0.0)) or 1.0}
+    return out
+
+
+def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,
+        folder: Path | None = None, report: Report = silent) -> Trained:
+    """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights."""
+    settings = config.settings.train
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    judge = None
+    if "valid" in splits:
+        # a metric that does not exist is found before an hour is spent, not after
+        metric = settings.early_stopping.metric
+        table.check_name(metric, {t.name: t.kind for t in config.schema.tasks})
+        direction = table.direction(metric)
+
+        def judge() -> Judged:
+            rows = measure_split(config, model, encoder, splits["valid"], "valid")
+            return Judged(table.value(rows, metric), direction,
+                          {f"valid/{k}": v for k, v in table.wide(rows, "valid").items()})
+
+    loader = Loader(splits["train"], encoder.layout, settings.batch_size, shuffle=True, seed=settings.seed)
+    weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
+    trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
+                      judge=judge)
+    return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser))
+
+
+def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
+                  frozen: EncodedSplit | None = None, truth: Mapping[str, np.ndarray] | None = None,
+                  keep: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives reliability bins per task."""
+    evaluate = config.settings.evaluate
+    load = lambda rows: Loader(rows, encoder.layout, evaluate.batch_size, shuffle=False, seed=0).epoch(0)
+    scores = score(model, config.schema, load(split), name)
+    held = score(model, config.schema, load(frozen), name) if frozen is not None else None
+    if keep is not None:
+        keep.update(table.reliability(scores, evaluate))
+    return table.measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
+                         frozen=held, truth=truth)
+
+
+def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:
+    """The columns of evaluate.truth, one array [n] per task; empty where the config names none."""
+    columns = {t: c for t, c in config.settings.evaluate.truth.items() if c in source.columns.names}
+    if not columns:
+        return {}
+    parts = [source.read(unit, list(columns.values())) for unit in source.units]
+    whole = pa.concat_tables(parts)
+    return {t: numbers(one_chunk(whole[c]), f"{source.name}: column '{c}' (evaluate.truth.{t})")
+            for t, c in columns.items()}
+
+
+def progress(report: Report, stage: str, source: Source) -> Callable[[int], None]:
+    """A callback that takes rows done so far."""
+    return lambda done: report({"event": "progress", "stage": stage, "rows": done, "total": source.rows})

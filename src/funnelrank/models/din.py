@@ -1,0 +1,90 @@
+"""DIN: Deep Interest Network for Click-Through Rate Prediction (Zhou et al., KDD 2018, arXiv 1706.06978).
+
+A history is read through the item at hand: each of its entries e_j weighs as much as it has to say about the target v.
+
+    a_j = MLP([e_j, v, e_j - v, e_j * v])      the activation unit, one number
+    u = sum_j a_j e_j                          no softmax: how much there is to say is kept
+
+The paper's unit takes the outer product of e_j and v; the authors' code, as here, their difference and product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from funnelrank.inputs import History, Inputs, Needs, Spec
+from funnelrank.models.mlp import Widths
+from funnelrank.nn.activation import Dice
+from funnelrank.nn.linear import Linear
+
+
+class TargetAttention(nn.Module):
+    """Histories, pooled by target attention, join flat: [B, W] -> [B, W + sum of their widths].
+
+    Each history has a unit of its own. An empty one gives zeros.
+
+    hidden    widths of the unit's hidden layers, with Dice between them
+    softmax   weigh by softmax over a history instead (not the paper)
+    """
+
+    needs = Needs(histories=True)
+
+    def __init__(self, spec: Spec, *, hidden: Widths = (36,), softmax: bool = False):
+        super().__init__()
+        self.softmax = softmax
+        self.units = nn.ModuleDict({str(i): ActivationUnit(width, hidden)
+                                    for i, width in enumerate(spec.histories.values())})
+        self.names = list(spec.histories)
+        self.spec = replace(spec, flat=spec.flat + sum(spec.histories.values()), histories={})
+
+    def forward(self, x: Inputs) -> Inputs:
+        pooled = [self._pool(self.units[str(i)], x.histories[name]) for i, name in enumerate(self.names)]
+        return replace(x, flat=torch.cat([x.flat, *pooled], 1), histories={})
+
+    def _pool(self, unit: ActivationUnit, history: History) -> Tensor:
+        """[B, D]"""
+        B = history.target.shape[0]
+        row = torch.repeat_interleave(torch.arange(B, device=history.offsets.device), history.offsets.diff(),
+                                      output_size=history.values.shape[0])              # [n]
+        weight = unit(history, row)                                                     # [n]
+        if self.softmax:
+            weight = softmax_by_row(weight, row, B)
+        zeros = history.values.new_zeros(B, history.values.shape[1])
+        return zeros.index_add(0, row, weight.unsqueeze(1) * history.values)
+
+
+class ActivationUnit(nn.Module):
+    """a_j for every entry of every history: values [n, D] of rows row [n], against target [B, D] -> [n].
+
+    The first layer, W [e, v, e - v, e * v] + b, is taken apart so that what depends on v alone is computed once a row:
+    (W_e + W_d) e + W_p (e * v)  per entry,  (W_v - W_d) v + b  per row.
+    """
+
+    def __init__(self, width: int, hidden: Widths):
+        super().__init__()
+        first, *rest = (*hidden, 1)
+        self.width = width
+        self.first = Linear(4 * width, first)
+        self.rest = nn.ModuleList(Linear(a, b) for a, b in zip((first, *rest), rest))
+        self.dice = nn.ModuleList(Dice(w) for w in hidden)
+
+    def forward(self, history: History, row: Tensor) -> Tensor:
+        e, v = history.values, history.target
+        w_e, w_v, w_d, w_p = self.first.weight.split(self.width, 1)
+        by_row = v @ (w_v - w_d).T + self.first.bias                                    # [B, H]
+        h = e @ (w_e + w_d).T + (e * v[row]) @ w_p.T + by_row[row]                      # [n, H]
+        for dice, layer in zip(self.dice, self.rest):
+            h = layer(dice(h))
+        return h.squeeze(1)
+
+
+def softmax_by_row(score: Tensor, row: Tensor, rows: int) -> Tensor:
+    """score [n] of rows row [n] -> weights [n] that sum to 1 over each row's entries."""
+    top = score.new_full((rows,), float("-inf")).scatter_reduce(0, row, score.detach(), "amax")
+    weight = (score - top[row]).exp()
+    return weight / score.new_zeros(rows).index_add(0, row, weight)[row]
+
+

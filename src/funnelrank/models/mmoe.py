@@ -1,0 +1,38 @@
+"""MMoE: Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts
+(Ma et al., KDD 2018).
+
+    e_n = f_n(x)                       N experts, each an MLP
+    g_t = softmax(W_t x)               one linear gate per task; one for all tasks is OMoE
+    h_t = sum_n g_tn e_n               what task t's tower reads
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from funnelrank.inputs import Inputs, Needs, Spec
+from funnelrank.models.mlp import Rate, Widths
+from funnelrank.nn.linear import MLP, Activation, Linear
+
+
+class MixtureOfExperts(nn.Module):
+    """x.flat [B, W] -> [B, T, H], or [B, 1, H] with one gate for all (per="all"); H = hidden[-1]."""
+
+    needs = Needs()
+
+    def __init__(self, spec: Spec, *, experts: Annotated[int, Gt(0)] = 4, hidden: Widths = (128,),
+                 activation: Activation = "relu", dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,
+                 per: Literal["all", "task"] = "task"):
+        super().__init__()
+        self.views = spec.tasks if per == "task" else 1
+        self.experts = MLP(spec.flat, hidden, activation=activation, dropout=dropout, norm=norm, stack=experts)
+        self.gates = Linear(spec.flat, experts, bias=False, stack=self.views)
+        self.hidden = self.experts.out
+
+    def forward(self, x: Inputs) -> Tensor:
+        gates = self.gates(x.flat).softmax(2)                           # [B, V, N]
+        return torch.bmm(gates, self.experts(x.flat))                   # [B, V, H]

@@ -1,0 +1,164 @@
+"""The pages are true: snippets run, commands work as a newcomer types them, links lead somewhere, and config.md is
+what the settings say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from funnelrank import cli, reference, settings
+from funnelrank.config import load
+from funnelrank.evaluate import table
+from funnelrank.settings import FEATURE_KINDS
+from funnelrank.simulate import simulate
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SPLITS = ("train", "valid", "test")
+
+by_name = lambda path: str(path.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language ('' for those that name none), in order."""
+    return [text for said, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+            if said == language]
+
+
+def run(page: Path, **names) -> dict:
+    """Executes a page's python blocks one after another."""
+    for number, text in enumerate(blocks(page, "python"), 1):
+        exec(compile(text, f"{page.name}, snippet {number}", "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "log"
+    simulate(folder, rows=2000, users=150, items=60)
+    return folder
+
+
+@pytest.fixture
+def shop(log, tmp_path, monkeypatch) -> Path:
+    """A folder as the README's reader has it: his own log, whose columns are named as in its shop.yaml."""
+    monkeypatch.chdir(tmp_path)
+    items = pd.read_parquet(log / "items.parquet")
+    items["tags"] = items["tags"].map("|".join, na_action="ignore")
+    items.rename(columns={"rating": "price"}).to_parquet("items.parquet")
+    names = {"scenario": "tab", "hist_click": "viewed_item_ids", "hist_buy": "bought_item_ids"} | {
+        task: f"is_{task}" for task in ("click", "cart", "buy")}
+    for split, day in zip(SPLITS, ("2024-05-31", "2024-06-01", "2024-06-02")):
+        rows = pd.read_parquet(log / f"{split}.parquet").rename(columns=names)
+        Path(f"log/day={day}").mkdir(parents=True)
+        rows.to_parquet(f"log/day={day}/part-0.parquet")
+    rows.to_parquet("last_week.parquet")
+    rows.drop(columns=["is_click", "is_cart", "is_buy"]).to_parquet("tomorrow.parquet")
+    (config,) = [b for b in blocks(ROOT / "README.md", "yaml") if b.startswith("# shop.yaml")]
+    Path("shop.yaml").write_text(config)
+    return tmp_path
+
+
+def test_readme_from_a_log_to_scores(shop, capsys):
+    (commands,) = [b for b in blocks(ROOT / "README.md", "") if "funnelrank check" in b]
+    for line in commands.splitlines():
+        program, *words = shlex.split(line, comments=True)
+        assert program == "funnelrank"
+        assert cli.main(words) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert {"artefact", "metrics.json", "report.html"} <= {p.name for p in Path("runs/shop").iterdir()}
+    scores = pq.read_table("scores.parquet")
+    assert scores.column_names == ["user_id", "item_id", "click", "cart", "cart|click", "buy", "buy|cart"]
+    assert len(scores) == len(pd.read_parquet("tomorrow.parquet"))
+    printed = capsys.readouterr().out
+    assert re.search(r"^task +scenario +auc", printed, re.M)
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`{c}`" in text for c in ("click", "cart", "buy", "cart|click", "buy|cart"))
+
+
+def test_readme_in_python(shop):
+    names = run(ROOT / "README.md", frame=pd.read_parquet("tomorrow.parquet"))
+    assert names["ranker"].config.settings.train.seed == 1
+    assert (shop / "artefact" / "manifest.json").exists()
+
+
+def test_python_page(log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("log").symlink_to(log)
+    names = run(ROOT / "docs" / "python.md")
+    assert names["scores"].column_names == ["user_id", "item_id", "click", "cart", "cart|click", "buy", "buy|cart"]
+    assert str(names["scores"].column_names) in (ROOT / "docs" / "python.md").read_text()
+    assert names["curve"] and (tmp_path / "runs" / "first" / "report.html").exists()
+
+
+def test_config_page_is_fresh():
+    assert (ROOT / "docs" / "config.md").read_text() == reference.page(), (
+        "run: python -m funnelrank.reference > docs/config.md")
+
+
+def test_every_key_has_a_meaning():
+    keys, section = [], ""
+    for line in reference.page().splitlines():
+        section = line.lstrip("# ") if line.startswith("#") else section
+        if line.startswith("| `") and line.endswith("|  |"):
+            keys.append(f"{section}: {line.split('`')[1]}")
+    assert not keys, f"say what {keys} mean: in settings.py, in the part's docstring, or in reference.SAID"
+
+
+def test_no_meaning_is_left_over():
+    own = {(c.__name__, k) for c in vars(settings).values() if isinstance(c, type)
+           and hasattr(c, "model_fields") for k, f in c.model_fields.items()}
+    said = {tuple(k.split(".")) for k in reference.SAID if "." in k and not k.startswith("model.")}
+    assert said <= own, said - own
+
+
+def test_feature_examples_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert reference.EXAMPLES.keys() == FEATURE_KINDS.keys()
+    text = ("data: {tables: {items: {path: i, key: item_id}}}\ntasks: {y: {}}\nmodel: shared_bottom\n"
+            "features:\n")
+    extra = "tab: id\ndevice: id\nbought: {kind: sequence, space: item_id}\n"
+    lines = (extra + "\n".join(reference.EXAMPLES.values())).splitlines()
+    found = load(_written(text + "".join(f"  {line}\n" for line in lines)))
+    assert {f.kind for f in found.settings.features.columns.values()} == set(FEATURE_KINDS)
+
+
+def _written(text: str) -> Path:
+    path = Path("config.yaml")
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), f"{by_name(page)}: {target}"
+        assert not anchor or anchor in anchors(other), f"{by_name(page)}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as a browser on GitHub names them."""
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-")
+            for h in re.findall(r"^#+ (.*)$", page.read_text(), re.M)}
+
+
+def test_metrics_page_names_every_metric():
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    known = {*table.BINARY, *table.OTHER, "auc_oracle", "logloss_oracle", "pcoc_oracle"}
+    assert all(f"`{m}`" in text for m in known)
+    assert all(f"`{c}`" in text for c in table.COLUMNS if c != "metric")
