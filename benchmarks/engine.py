@@ -2,8 +2,8 @@
 
     python benchmarks/engine.py [--sizes 1e5 1e7] [--optimisers adagrad adam] [--threads 1] [--average]
 
-Prints medians of CPU milliseconds: forward, then backward with the rows' update, native against torch. The native engine
-moves rows inside backward, the torch engine after it, as training does.
+Prints medians of CPU milliseconds: forward, then backward with the rows' update, native against torch. The native
+engine moves rows inside backward, the torch engine after it, as training does.
 """
 
 import argparse

@@ -689,17 +689,16 @@ EXPORT const char *rows_level(int64_t level) {
 }
 
 // Ask for large pages under a table: random rows then miss the address cache far less often. Only a wish.
-// `written`: the memory is in use already, and is moved to them.
-EXPORT void rows_large_pages(void *start, int64_t bytes, int64_t written) {
+EXPORT void rows_large_pages(void *start, int64_t bytes) {
 #if defined(__linux__)
     constexpr uintptr_t PAGE = 1 << 21;
     const uintptr_t low = (reinterpret_cast<uintptr_t>(start) + PAGE - 1) / PAGE * PAGE;
     const uintptr_t high = (reinterpret_cast<uintptr_t>(start) + static_cast<uintptr_t>(bytes)) / PAGE * PAGE;
     if (low >= high) return;
     madvise(reinterpret_cast<void *>(low), high - low, MADV_HUGEPAGE);
-    if (written) madvise(reinterpret_cast<void *>(low), high - low, MADV_COLLAPSE);
+    madvise(reinterpret_cast<void *>(low), high - low, MADV_COLLAPSE);      // what was written before
 #else
-    (void)start, (void)bytes, (void)written;
+    (void)start, (void)bytes;
 #endif
 }
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from funnelrank import config as configs
 from funnelrank.batch import Batch, Layout
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import resolve
@@ -9,13 +10,13 @@ from funnelrank.settings import Settings
 
 
 def config(model=None, tasks=None, **rest) -> Settings:
-    return Settings.model_validate({
+    return configs.load({
         "data": {"scenario": "tab", "user": "user", "contradictions": "keep"},
         "features": {"user": {"min_count": 1}, "item": {"min_count": 1}, "tab": "id", "price": "number",
                      "shown": {"kind": "sequence", "space": "item"}, "tags": {"kind": "bag"}, "lists": "off"},
         "tasks": tasks or {"click": {}, "cart": {"after": "click"}, "buy": {"after": "cart"}},
         "embedding": {"width": 4},
-        "model": {"name": "aitm", "represent": {"hidden": [16, 8]}} if model is None else model, **rest})
+        "model": {"name": "aitm", "represent": {"hidden": [16, 8]}} if model is None else model, **rest}).settings
 
 
 def layout(tasks=("click", "cart", "buy")) -> Layout:

@@ -10,10 +10,9 @@ from torch import nn
 
 from funnelrank.batch import Batch, Layout
 from funnelrank.embedding.tables import Embedding
-from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.funnel import Funnel, Prediction
 from funnelrank.inputs import Relation, Spec
-from funnelrank.models.slots import Slots, fill_slots
+from funnelrank.models.slots import Slots
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
 
@@ -29,7 +28,6 @@ class RankingModel(nn.Module):
 
     def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]]):
         super().__init__()
-        filled = fill_slots(settings.model)
         self.tasks = tuple(schema.task_names)
         kinds = [t.kind for t in schema.tasks]
         means = [labels.get(t, {}).get("mean") for t in self.tasks]
@@ -38,12 +36,12 @@ class RankingModel(nn.Module):
         self.funnel = Funnel(schema.parents, schema.reading, kinds,
                              loc=[m if k == "regression" else 0.0 for m, k in zip(means, kinds)],
                              scale=[s if k == "regression" else 1.0 for s, k in zip(stds, kinds)])
-        self.calibrator = calibrator_weight(filled, schema)
-        self.embedding = Embedding(layout, settings.embedding, Slots.needs(filled))
-        self.slots = Slots(filled, Spec(
+        self.calibrator = float(settings.model.get("calibrator") or 0.0)
+        self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model))
+        self.slots = Slots(settings.model, Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
-            relations=relations(filled.get("relations"), schema), outputs=(1,) * len(self.tasks),
+            relations=relations(settings.model.get("relations"), schema), outputs=(1,) * len(self.tasks),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             log_odds=tuple(_start(t, kinds, means, schema) for t in range(len(self.tasks)))))
 
@@ -52,38 +50,13 @@ class RankingModel(nn.Module):
 
 
 def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation, ...]:
-    """Who may learn from whom: the tree of `after`, unless `model.relations` says otherwise ({task: [tasks]})."""
+    """Who may learn from whom: the tree of `after`, unless `model.relations` says otherwise ({task: tasks})."""
     names = schema.task_names
     if said is None:
         return tuple(Relation(p, t) for t, p in enumerate(schema.parents) if p is not None)
-    found = []
-    for child, parents in said.items():
-        for name in (child, *([parents] if isinstance(parents, str) else parents)):
-            if name not in names:
-                raise ConfigError(f"model.relations: no task '{name}'; tasks are {listing(names)}"
-                                  + did_you_mean(name, names))
-        for parent in [parents] if isinstance(parents, str) else parents:
-            if names.index(parent) >= names.index(child):
-                raise ConfigError(f"model.relations.{child}: '{parent}' stands behind '{child}'; information passes "
-                                  "from earlier tasks to later ones, so declare it first")
-            found.append(Relation(names.index(parent), names.index(child)))
+    found = [Relation(names.index(parent), names.index(child)) for child, parents in said.items()
+             for parent in ([parents] if isinstance(parents, str) else parents)]
     return tuple(sorted(found, key=lambda r: (r.child, r.parent)))
-
-
-def calibrator_weight(filled: Mapping[str, Any], schema: Schema) -> float:
-    """alpha, or 0 where the calibrator can only be zero; asking for one there is an error."""
-    from funnelrank.models import MODELS
-    said = filled.get("calibrator")
-    acts = schema.reading == "joint" and any(t.after and t.kind == "binary" for t in schema.tasks)
-    if said and not acts:
-        why = ("under the conditional reading p(later) <= p(earlier) holds by construction"
-               if schema.reading == "conditional" else "no binary task comes after another")
-        raise ConfigError(f"model.calibrator: {said} was asked for, but {why}, so it can only be zero; remove it")
-    if said is not None and (not isinstance(said, int | float) or said < 0):
-        raise ConfigError(f"model.calibrator: a weight >= 0 is needed, found {said!r}")
-    if said is None:
-        said = MODELS.get(filled.get("name") or "", {}).get("calibrator", 0.0)
-    return float(said) if acts else 0.0
 
 
 def _start(t: int, kinds: list[str], means: list[float], schema: Schema) -> float:

@@ -6,14 +6,16 @@ Run it after changing a setting or a part's parameter; a test compares the file 
 editors (keys complete, with their descriptions) and for `config.load`, which so needs no torch to check a model.
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from pydantic import TypeAdapter
 
+from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
-from funnelrank.models.slots import CHAINS, SLOTS, part_settings
 from funnelrank.settings import FEATURE_KINDS, Settings
 
 FILE = Path(__file__).with_name("config.schema.json")
@@ -72,6 +74,17 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             properties[slot] = {"anyOf": [union, {"type": "null"}]}
     return {"type": "object", "additionalProperties": False, "properties": properties,
             "description": "A paper by name, or its five slots."}
+
+
+def part_settings(part: type) -> type[pydantic.BaseModel]:
+    """What a config may say of a part: its constructor's keyword parameters, as a pydantic model."""
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(part.__init__, eval_str=True).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (parameter.annotation, default)
+    return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", validate_default=True),
+                                 __doc__=inspect.getdoc(part), **fields)
 
 
 def _named(key: str, mapping: dict[str, str], default: str | None = None) -> dict[str, Any]:

@@ -321,6 +321,12 @@ class RowOptimiser(Section):
     l2: float = Field(0.0, ge=0, le=1e6)
     """Decay added to the gradient of touched rows."""
 
+    @model_validator(mode="after")
+    def _l1(self):
+        if self.l1 and self.name != "ftrl":
+            raise ValueError(f"{self.name} has no l1; ftrl has, and is adagrad without it")
+        return self
+
 
 class Embedding(Section):
     """How wide each id space is, and how its rows learn."""
@@ -332,8 +338,8 @@ class Embedding(Section):
     """Settings of single id spaces, as `spaces: {item: {width: 32}}`."""
     optimiser: RowOptimiser = RowOptimiser()
     engine: Literal["auto", "native", "torch"] = "auto"
-    """What gathers and moves rows. `auto`: the native engine on a CPU where the package was built with it, else torch's
-    own operations; `native` refuses to start without it. Both give the same model, and checkpoints move between them."""
+    """What gathers and moves rows. `auto`: the native engine on a CPU where the package was built with it, else
+    torch's own operations; `native` refuses to start without it. Both give the same model."""
     groups: dict[Name, list[str]] = {}
     """Named groups of features that parts of a model can read, beside the roles."""
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made import batch as made_batch
-from made import model
 from work import Run, Work, backward, dense, directions, outputs
 
 from funnelrank.embedding import native
@@ -56,7 +54,7 @@ def test_the_same_numbers_and_row_gradients(seed, threads):
 @pytest.mark.parametrize("average", (None, 0.9))
 def test_rows_move_alike_in_both_engines_and_the_same_bits_inside_backward(name, average, threads):
     for seed in range(6):
-        optimiser = {"name": name, "l2": (0, 0.01)[seed % 2], "l1": (0, 0.003)[seed // 2 % 2]}
+        optimiser = {"name": name, "l2": (0, 0.01)[seed % 2], "l1": 0.003 * (name == "ftrl" and seed // 2 % 2)}
         ends = []
         for engine, fused in (("torch", False), ("native", False), ("native", True)):
             work = Work(seed, rows=(40, 1, 70)[seed % 3])
@@ -251,16 +249,30 @@ def test_without_the_library_torch_does_the_work_and_says_so(monkeypatch, tmp_pa
 
 # ---- compile and export
 
+class Scorer(torch.nn.Module):
+    """The smallest model of a work: one linear layer over flat, and all else that the embedding gives."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        torch.manual_seed(3)
+        self.embedding, self.layer = embedding, torch.nn.Linear(embedding.flat_width, 1)
+
+    def forward(self, batch):
+        x = self.embedding(batch)
+        return self.layer(x.flat).square().mean() + sum(v.square().mean() for v in list(outputs(x).values())[1:])
+
+
 @needs_native
 def test_a_compiled_training_step_is_the_eager_one():
     def train(compile):
-        m = model()
+        work = next(w for s in range(99) if (w := Work(s, histories=True, weighted=True)).embedding("torch").histories)
+        m = Scorer(work.embedding("native"))
         call = torch.compile(m, backend="aot_eager", fullgraph=True) if compile else m
         updates, average = RowUpdates(m.embedding, RowOptimiser()), Average(m, m.embedding, 0.9)
         optimiser = torch.optim.SGD(dense_parameters(m), 0.1)
         for i in range(4):
             optimiser.zero_grad()
-            loss = call(made_batch(16 + i, seed=i)).logits.square().mean()
+            loss = call(work.batch(30 + i))
             if i % 2:
                 updates.fuse(1.0, average)
             loss.backward()

@@ -8,7 +8,6 @@ from made import batch, config, model
 
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.models import MODELS, PARTS
-from funnelrank.models.slots import fill_slots
 from funnelrank.train.optim import RowUpdates, dense_optimiser
 
 SINGLES = [{"name": n} for n in MODELS]
@@ -100,12 +99,6 @@ def test_two_hundred_steps_learn_a_planted_rule(said):
     assert loss.item() < 0.35 * first
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_a_recipe_filled_in_is_its_own_recipe(name):
-    filled = fill_slots({"name": name})
-    assert fill_slots({k: v for k, v in filled.items() if v is not None}) == {**filled, "calibrator": filled.get(
-        "calibrator")} or filled == fill_slots(filled)
-
-
 def test_swapping_a_part_keeps_one_tower_per_task():
-    assert fill_slots({"name": "aitm", "represent": "mlp"})["represent"]["per"] == "task"
+    assert config({"name": "aitm", "represent": "mlp"}).model["represent"]["per"] == "task"
+    assert config({"name": "aitm", "represent": "mmoe"}).model["represent"]["per"] == "task"

@@ -67,6 +67,42 @@ def test_rowwise_adagrad_keeps_one_number_a_row():
     assert updates.state["width_4"]["sum"].shape == (64, 1)
 
 
+def test_ftrl_without_l1_is_adagrad():
+    ends = []
+    for name in ("ftrl", "adagrad"):
+        m = model()
+        steps(m, 8, RowUpdates(m.embedding, RowOptimiser(name=name, lr=0.1)))
+        ends.append(m.embedding.tables["width_4"].weight)
+    torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-4)
+
+
+def test_ftrl_is_the_closed_form_of_its_paper():
+    """w = argmin sum_s g_s w + 1/2 sum_s sigma_s (w - w_s)^2 + l1 |w|, where sigma_1 + .. + sigma_s = sqrt(n_s) / lr."""
+    m = model()
+    lr, l1, table = 0.1, 0.002, m.embedding.tables["width_4"]
+    w = table.weight.double()
+    z, n = torch.zeros_like(w), torch.zeros_like(w)
+
+    def mirror(gradients):
+        for g in gradients:
+            for row, x in zip(g.rows.tolist(), g.grad.double()):
+                sigma = ((n[row] + x * x).sqrt() - n[row].sqrt()) / lr
+                z[row] += x - sigma * w[row]
+                n[row] += x * x
+                solved = -z[row].sign() * (z[row].abs() - l1).clamp(min=0) * lr / n[row].sqrt()
+                w[row] = torch.where(n[row] > 0, solved, w[row])
+
+    steps(m, 6, RowUpdates(m.embedding, RowOptimiser(name="ftrl", lr=lr, l1=l1)), mirror)
+    torch.testing.assert_close(table.weight.double(), w, atol=1e-5, rtol=1e-3)
+    touched = n > 0
+    assert 0 < (w[touched] == 0).sum() < touched.sum() and torch.equal(table.weight == 0, w == 0)
+
+
+def test_l1_belongs_to_ftrl():
+    with pytest.raises(ValueError, match="adagrad has no l1; ftrl has"):
+        RowOptimiser(l1=0.1)
+
+
 def test_rows_a_batch_does_not_touch_stay_as_they_are():
     m = model()
     before = m.embedding.tables["width_4"].weight.clone()

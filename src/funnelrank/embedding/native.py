@@ -64,7 +64,7 @@ def library() -> ctypes.CDLL | None:
     for name, result, arguments in (
             ("rows_gather", number, [pointer, number]), ("rows_reduce", number, [pointer, pointer]),
             ("rows_collect", None, [pointer, number, *[pointer] * 4]), ("rows_level", ctypes.c_char_p, [number]),
-            ("rows_move", None, [*[pointer] * 4, number, number]), ("rows_large_pages", None, [pointer, number, number])):
+            ("rows_move", None, [*[pointer] * 4, number, number]), ("rows_large_pages", None, [pointer, number])):
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
@@ -74,10 +74,10 @@ def threads() -> int:
     return min(torch.get_num_threads(), 256)
 
 
-def large_pages(tensor: Tensor, written: bool) -> Tensor:
+def large_pages(tensor: Tensor) -> Tensor:
     """The same tensor, with a wish for large pages under it: random rows then miss the address cache less often."""
     if tensor.device.type == "cpu":
-        library().rows_large_pages(tensor.data_ptr(), tensor.nbytes, written)
+        library().rows_large_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
 
 
@@ -144,7 +144,7 @@ class Native:
         _ENGINES[self.key] = self
         self.token = torch.zeros((), requires_grad=True)
         for table in self.tables:
-            large_pages(table.weight, written=True)
+            large_pages(table.weight)
         self.slots: list[Tensor] | None = None
         self.room: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(self.tables)
 
@@ -184,7 +184,7 @@ class Native:
         T, tables, (moves, self.moves) = threads(), self.tables, (self.moves, None)
         gradients = [None if g is None else g.contiguous() for g in gradients]
         if self.slots is None:
-            self.slots = [large_pages(torch.zeros(len(t.weight), dtype=torch.int32), written=False) for t in tables]
+            self.slots = [large_pages(torch.zeros(len(t.weight), dtype=torch.int32)) for t in tables]
         used = torch.zeros(len(tables), T, dtype=torch.int64)
         distinct = (_Distinct * len(tables))()
         for k, table in enumerate(tables):

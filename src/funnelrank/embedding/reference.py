@@ -51,7 +51,7 @@ class TorchEngine(nn.Module):
         layout, needs, B, n = embedding.layout, embedding.needs, batch.ids.shape[0], batch.values.shape[0]
         lengths = batch.offsets.diff()                                                              # [K * B]
         bag = torch.repeat_interleave(lengths, output_size=n) if layout.lists else lengths.new_zeros(0)   # [n]
-        which = bag // B if B else bag                                                                    # [n] value -> list
+        which = bag // B if B else bag                                                              # [n] value -> list
         self._check(embedding, batch, which)
         shares = self._shares(batch, lengths, bag)                                                  # [K, B, 1]
         ends = batch.offsets[::B].tolist() if embedding.histories and B else None
@@ -130,8 +130,8 @@ def bag_offsets(batch: Batch, k: int) -> Tensor:
 def distinct(index: Tensor, rows: int, pad: Tensor) -> tuple[Tensor, Tensor]:
     """index [n] into a table of `rows` -> (distinct rows [U], place [n]), so that rows[place] == index.
 
-    Away from the CPU nothing is sorted and the host does not wait: there rows are n long, one occurrence of an id stands
-    for all of them, and the places at which nothing looks hold a PAD row, whose gradient is zero.
+    Away from the CPU nothing is sorted and the host does not wait: there rows are n long, one occurrence of an id
+    stands for all of them, and the places at which nothing looks hold a PAD row, whose gradient is zero.
     """
     if index.device.type == "cpu":
         return torch.unique(index, return_inverse=True)

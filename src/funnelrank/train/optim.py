@@ -26,8 +26,8 @@ class RowUpdates:
                       w = -sign(z) max(|z| - lr_0 l1, 0) / (sqrt(s') + eps)
     sgd               w -= lr g
 
-    FTRL-Proximal (McMahan et al., KDD 2013) with its z times lr, so that a learning rate that changes leaves weights where
-    they are; lr_0 is the rate before the schedule. Without l1 it is adagrad.
+    FTRL-Proximal (McMahan et al., KDD 2013) with its z times lr, so that a learning rate that changes leaves weights
+    where they are; lr_0 is the rate before the schedule. Without l1 it is adagrad.
     """
 
     def __init__(self, embedding: Embedding, settings: RowOptimiser):
@@ -42,7 +42,7 @@ class RowUpdates:
             self.names[id(table)] = name
             if embedding.runs_native:
                 for tensor in self.state[name].values():
-                    native.large_pages(tensor, written=False)
+                    native.large_pages(tensor)
 
     def fuse(self, factor: float = 1.0, average: Average | None = None) -> None:
         """Let the next backward move the rows itself, and their average, where the engine can; `apply` and
@@ -154,8 +154,8 @@ class Average:
                      for n, t in self.tables.items()}
         if embedding.runs_native:
             for name in self.tables:
-                native.large_pages(self.rows[name], written=True)
-                native.large_pages(self.seen[name], written=False)
+                native.large_pages(self.rows[name])
+                native.large_pages(self.seen[name])
 
     def shadow_of(self, name: str) -> native.Shadow:
         """One table's averages, and what the step that is under way does to them."""
