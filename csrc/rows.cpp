@@ -4,6 +4,7 @@
 // buffer. Results do not depend on the number of threads or on the instruction set: each sum has one order, and the
 // file is built without contraction of a * b + c (-ffp-contract=off).
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -81,7 +82,7 @@ struct Move {
 };
 enum Optimiser : int64_t { NONE, SGD, ADAGRAD, ROWWISE, ADAM, FTRL };
 
-// One table's distinct rows and their gradients. Thread t owns a share of the rows, and segment t of each buffer.
+// One table's distinct rows and their gradients. Thread t owns some of the rows, and segment t of each buffer.
 struct Distinct {
     int64_t width, capacity;
     uint32_t *slot;                  // [table rows] where a row stands in `row`; only believed if `row` agrees
@@ -355,18 +356,26 @@ INLINE void gather_body(const Work &w, int64_t first_block, int64_t last_block, 
 
 // ---- backward: one gradient per distinct row
 
-// Thread t's part of one table's distinct rows, with what is used in every lookup at hand.
+// One thread's distinct rows of one table, with what is used in every lookup at hand.
 struct Part {
     uint32_t *slot;
     int32_t *row, *first;
     float *gradient;
     int64_t used, width;
-    uint32_t me, threads;
+    uint32_t part, parts;            // of the space that is under way: see Share
 
-    // 16 neighbours have one owner, so that no two threads write one cache line of `slot`
+    // 16 neighbours stay together, so that threads do not write one cache line of `slot`
     bool mine(int64_t g) const {
-        return threads == 1 || (static_cast<uint32_t>(g >> 4) * 2654435761u >> 8) % threads == me;
+        const uint32_t mixed = static_cast<uint32_t>(g >> 4) * 2654435761u;
+        return parts == 1 || static_cast<uint64_t>(mixed) * parts >> 32 == part;
     }
+};
+
+// What one thread does of one item: all of its rows, or, where a space has more than a thread's share of the lookups,
+// those of one part. Every row has one owner, which meets its lookups in the batch's order.
+struct Share {
+    int64_t item;
+    uint32_t part, parts;
 };
 
 template <int N>
@@ -473,18 +482,20 @@ INLINE void reduce_item(const Work &w, const Item &item, int64_t c, int64_t end,
         reduce_lists<N>(w, item, c, end, low, high, p, lookup, sum);
 }
 
-INLINE void reduce_body(const Work &w, Part *parts, float *sum) {
+// `shares` of this thread, sorted by item; the last one names no item.
+INLINE void reduce_body(const Work &w, const Share *shares, Part *parts, float *sum) {
     int32_t lookup = 0;
     for (int64_t low = 0; low < w.rows; low += BLOCK) {
         const int64_t high = low + BLOCK < w.rows ? low + BLOCK : w.rows;
+        const Share *share = shares;
         for (int64_t i = 0, c = 0; i < w.items; i++) {
             const Item &item = w.item[i];
             if (item.kind == NUMBER) continue;
             int64_t end = c;
-            bool any = w.output[item.output] != nullptr;
-            for (; end < w.copies && w.copy[end].item == i; end++) any |= w.output[w.copy[end].output] != nullptr;
-            if (any) {
+            while (end < w.copies && w.copy[end].item == i) end++;
+            for (; share->item == i; share++) {
                 Part &p = parts[item.table];
+                p.part = share->part, p.parts = share->parts;
                 if (item.width == 16)
                     reduce_item<1>(w, item, c, end, low, high, p, lookup, sum);
                 else if (item.width == 32)
@@ -493,13 +504,58 @@ INLINE void reduce_body(const Work &w, Part *parts, float *sum) {
                     reduce_item<4>(w, item, c, end, low, high, p, lookup, sum);
                 else
                     reduce_item<0>(w, item, c, end, low, high, p, lookup, sum);
-                const int64_t start = item.source * w.rows;
-                lookup += static_cast<int32_t>(item.kind == ID ? high - low
-                                                               : w.offset[start + high] - w.offset[start + low]);
             }
+            const int64_t start = item.source * w.rows;
+            lookup += static_cast<int32_t>(item.kind == ID ? high - low : w.offset[start + high] - w.offset[start + low]);
             c = end;
         }
     }
+}
+
+// Who does what: spaces go to threads by the number of their lookups, the largest first, each to the least busy.
+// Results do not depend on it.
+std::vector<std::vector<Share>> shared_out(const Work &w) {
+    struct Space {
+        int64_t table, offset, lookups;
+        std::vector<int64_t> items;
+    };
+    std::vector<Space> spaces;
+    int64_t total = 0;
+    for (int64_t i = 0, c = 0; i < w.items; i++) {
+        const Item &item = w.item[i];
+        bool any = w.output[item.output] != nullptr;
+        for (; c < w.copies && w.copy[c].item <= i; c++) any |= w.output[w.copy[c].output] != nullptr;
+        if (item.kind == NUMBER || !any) continue;
+        const int64_t lookups = item.kind == ID ? w.rows : w.offset[(item.source + 1) * w.rows] -
+                                                               w.offset[item.source * w.rows];
+        auto space = std::find_if(spaces.begin(), spaces.end(), [&](const Space &s) {
+            return s.table == item.table && s.offset == item.offset;
+        });
+        if (space == spaces.end()) space = spaces.insert(spaces.end(), Space{item.table, item.offset, 0, {}});
+        space->lookups += lookups, total += lookups;
+        space->items.push_back(i);
+    }
+    std::sort(spaces.begin(), spaces.end(), [](const Space &a, const Space &b) { return a.lookups > b.lookups; });
+    const size_t threads = static_cast<size_t>(w.threads);
+    std::vector<std::vector<Share>> shares(threads);
+    std::vector<int64_t> busy(threads, 0);
+    for (const Space &space : spaces) {
+        const int64_t fair = (2 * space.lookups * w.threads + total) / (2 * total + 1);       // rounded
+        const uint32_t parts = static_cast<uint32_t>(fair < 1 ? 1 : fair > w.threads ? w.threads : fair);
+        for (uint32_t part = 0; part < parts; part++) {
+            const auto least = std::min_element(busy.begin(), busy.end());
+            *least += space.lookups / parts;
+            for (const int64_t item : space.items)
+                shares[static_cast<size_t>(least - busy.begin())].push_back(Share{item, part, parts});
+        }
+    }
+    for (auto &mine : shares) {
+        std::sort(mine.begin(), mine.end(), [](const Share &a, const Share &b) {
+            return a.item != b.item ? a.item < b.item : a.part < b.part;
+        });
+        mine.push_back(Share{-1, 0, 1});
+    }
+    return shares;
 }
 
 // ---- row optimisers and the average of rows
@@ -635,14 +691,14 @@ INLINE void move_body(const Move &m, const Index *row, const float *gradient, co
 struct Kernels {
     const char *name;
     void (*gather)(const Work &, int64_t, int64_t, Refused &);
-    void (*reduce)(const Work &, Part *, float *);
+    void (*reduce)(const Work &, const Share *, Part *, float *);
     void (*move32)(const Move &, const int32_t *, const float *, const float *, int64_t);
     void (*move64)(const Move &, const int64_t *, const float *, const float *, int64_t);
 };
 
 #define KERNELS(NAME, ...) \
     __VA_ARGS__ void gather_##NAME(const Work &w, int64_t a, int64_t b, Refused &r) { gather_body(w, a, b, r); } \
-    __VA_ARGS__ void reduce_##NAME(const Work &w, Part *p, float *s) { reduce_body(w, p, s); } \
+    __VA_ARGS__ void reduce_##NAME(const Work &w, const Share *m, Part *p, float *s) { reduce_body(w, m, p, s); } \
     __VA_ARGS__ void move32_##NAME(const Move &m, const int32_t *r, const float *g, const float *o, int64_t n) { \
         move_body(m, r, g, o, n); } \
     __VA_ARGS__ void move64_##NAME(const Move &m, const int64_t *r, const float *g, const float *o, int64_t n) { \
@@ -674,8 +730,8 @@ struct Call {
     Work *work;
     Distinct *distinct;
     std::vector<Refused> refused;
-    std::mutex *failed;
-    bool out_of_memory;
+    std::vector<std::vector<Share>> shares;
+    std::atomic<bool> out_of_memory{false};
 };
 
 }  // namespace
@@ -707,7 +763,7 @@ EXPORT void rows_large_pages(void *start, int64_t bytes) {
 EXPORT int64_t rows_gather(Work *work, int64_t lists) {
     for (int64_t k = 0; k < lists * work->rows; k++)
         if (work->offset[k] < 0 || work->offset[k] > work->offset[k + 1] || work->offset[k + 1] > work->values) return 2;
-    Call call{work, nullptr, {}, nullptr, false};
+    Call call{work, nullptr, {}, {}};
     try {
         call.refused.resize(static_cast<size_t>(work->threads));
         run(work->threads, [](void *argument, int64_t t) {
@@ -730,9 +786,9 @@ EXPORT int64_t rows_gather(Work *work, int64_t lists) {
 // Gradients of the outputs to one gradient per distinct row and table; where `move` is given, the rows move at once.
 // The offsets are those that rows_gather accepted. 0: done; 3: no memory.
 EXPORT int64_t rows_reduce(Work *work, Distinct *distinct) {
-    std::mutex failed;
-    Call call{work, distinct, {}, &failed, false};
+    Call call{work, distinct, {}, {}};
     try {
+        call.shares = shared_out(*work);
         run(work->threads, [](void *argument, int64_t t) {
             Call &c = *static_cast<Call *>(argument);
             const int64_t tables = c.work->tables;
@@ -744,16 +800,15 @@ EXPORT int64_t rows_reduce(Work *work, Distinct *distinct) {
                     const Distinct &d = c.distinct[k];
                     const int64_t start = t * d.capacity;
                     parts.push_back(Part{d.slot, d.row + start, d.first + start, d.gradient + start * d.width, 0,
-                                         d.width, static_cast<uint32_t>(t), static_cast<uint32_t>(c.work->threads)});
+                                         d.width, 0, 1});
                     if (d.width > widest) widest = d.width;
                 }
                 sum.resize(static_cast<size_t>(widest));
             } catch (const std::bad_alloc &) {
-                std::lock_guard<std::mutex> lock(*c.failed);
                 c.out_of_memory = true;
                 return;
             }
-            kernels->reduce(*c.work, parts.data(), sum.data());
+            kernels->reduce(*c.work, c.shares[static_cast<size_t>(t)].data(), parts.data(), sum.data());
             for (int64_t k = 0; k < tables; k++) {
                 const Distinct &d = c.distinct[k];
                 const Part &p = parts[static_cast<size_t>(k)];

@@ -13,6 +13,7 @@ import pytest
 import funnelrank
 from funnelrank import ArtefactError, ConfigError, DataError, Ranker, api
 from funnelrank.evaluate import table
+from funnelrank.flow import label_statistics
 from funnelrank.simulate import simulate
 
 CONFIG = {
@@ -203,3 +204,17 @@ def test_seeds_decide_everything(log, tmp_path):
     assert value(a) == value(b) != value(c)
     assert (a.folder / "artefact/model.safetensors").read_bytes() == (
         b.folder / "artefact/model.safetensors").read_bytes()
+
+
+def test_heads_start_at_rates_given_the_step_before_under_the_conditional_reading(log, tmp_path):
+    labels = np.array([[1, 1, 8, 0], [1, 0, 6, 1], [0, np.nan, 0, 0], [0, np.nan, np.nan, 1]], dtype=np.float32)
+    tasks = {"click": {}, "cart": {"after": "click"}, "buy": {"after": "click", "kind": "count"}, "like": {}}
+    mean = lambda reading: {t: s["mean"] for t, s in label_statistics(labels, config(
+        log, tmp_path, tasks=tasks, model={"name": "single_task", "reading": reading}).schema).items()}
+    assert mean("conditional") == {"click": 0.5, "cart": 0.5, "buy": 7.0, "like": 0.5}
+    assert mean("joint") == {"click": 0.5, "cart": 0.5, "buy": pytest.approx(14 / 3), "like": 0.5}
+
+
+def test_negatives_of_a_later_step_are_refused(log, tmp_path):
+    with pytest.raises(ConfigError, match="'cart' comes after another task"):
+        config(log, tmp_path, data={"negatives_kept": {"task": "cart", "rate": 0.5}})

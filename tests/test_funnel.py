@@ -108,3 +108,17 @@ def test_log1mexp_is_exact_at_both_ends():
     x = torch.tensor([-1e-8, -1e-3, -0.5, -5.0, -80.0])
     expected = torch.log(-torch.expm1(x.double())).float()
     torch.testing.assert_close(log1mexp(x), expected)
+
+
+def test_an_unobserved_count_never_overflows_into_the_gradient():
+    z = torch.tensor([[100.0], [0.0]], requires_grad=True)
+    funnel = Funnel([None], kinds=["count"])
+    funnel.nll(funnel(z), torch.tensor([[float("nan")], [1.0]])).sum().backward()
+    assert z.grad.tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("reading, value", [("joint", 30.0), ("conditional", 30.0 * 0.5 * 0.1 / 0.55)])
+def test_values_are_corrected_only_where_they_hang_on_the_sampled_task(reading, value):
+    funnel = Funnel([None, 0], reading, ["binary", "regression"], loc=[0, 30.0])
+    fixed = undo_down_sampling(funnel(torch.zeros(1, 2)), funnel, 0, 0.1)
+    assert fixed.mean[0, 1].item() == pytest.approx(value, rel=1e-5) and fixed.given[0, 1] == 30

@@ -92,7 +92,9 @@ def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
                                       frozen=splits.get(f"{split}/frozen"),
                                       truth=true_probabilities(config, data.sources[split]), keep=reliability)
         seconds = time.perf_counter() - clock
-        about = {"name": config.name, "seed": config.settings.train.seed, "started": started.isoformat(" ", "seconds"),
+        about = {"name": config.name, "model": config.settings.model.get("name") or "five slots",
+                 "reading": config.schema.reading, "parameters": sum(p.numel() for p in model.parameters()),
+                 "seed": config.settings.train.seed, "started": started.isoformat(" ", "seconds"),
                  "seconds": round(seconds, 1), "training": dataclasses.asdict(trained), "versions": versions()}
         ranker = Ranker._made(config, encoder, model)
         ranker.about, ranker.rows = about, rows

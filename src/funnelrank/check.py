@@ -99,6 +99,9 @@ def _task_names(settings: Settings, schema: Schema) -> Iterator[str]:
     kept = schema.negatives_kept
     if kept and next(t.kind for t in schema.tasks if t.name == kept.task) != "binary":
         yield f"data.negatives_kept.task: '{kept.task}' is not binary, so it has no negatives"
+    elif kept and {t.name: t.after for t in schema.tasks}[kept.task]:
+        yield (f"data.negatives_kept.task: '{kept.task}' comes after another task; rows are kept or left out by the "
+               "first step of a funnel")
     if all(t.weight == 0 for t in schema.tasks):
         yield f"tasks.{schema.tasks[0].name}.weight: every task has weight 0, so nothing would be learnt"
 
@@ -191,6 +194,9 @@ def _training(settings: Settings) -> Iterator[str]:
         yield "train.early_stopping: there is no data.valid to watch, so training never stops early"
     if settings.data.valid is None and train.evaluate_every:
         yield "train.evaluate_every: there is no data.valid to evaluate on"
+    if train.schedule.name != "constant" and train.epochs == "auto" and settings.data.valid is not None:
+        yield (f"train.schedule: with epochs: auto the run's length is not known, so a {train.schedule.name} schedule "
+               "stays at 1 after its warm-up; give a number of epochs")
     if train.schedule.name == "constant" and train.schedule.final:
         yield "train.schedule.final: a constant schedule has no end value; choose linear or cosine, or remove it"
     for section, optimiser, adams in (("train.optimiser", train.optimiser, ("adam", "adamw")),

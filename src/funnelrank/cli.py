@@ -296,7 +296,7 @@ class _Console:
                 done, total = event["rows"], event.get("total")
                 self._advance(event["stage"], done, total, f"{done:,}" + (f" / {total:,}" if total else "") + " rows")
             case "step":
-                loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items())
+                loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items() if value is not None)
                 self._advance("train", event["step"], event.get("steps"),
                               f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
             case "evaluate":

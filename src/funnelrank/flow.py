@@ -34,7 +34,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.evaluate import table
 from funnelrank.evaluate.score import score
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import who_reads
+from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
 from funnelrank.train.events import Event, Report
@@ -106,7 +106,7 @@ def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) 
     """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates."""
     settings = config.settings
     torch.manual_seed(settings.train.seed)
-    labels = label_statistics(splits["train"].labels, config.schema.task_names) if "train" in splits else {}
+    labels = label_statistics(splits["train"].labels, config.schema) if "train" in splits else {}
     return RankingModel(settings, config.schema, encoder.layout, labels).to(device_of(settings.train))
 
 
@@ -120,19 +120,24 @@ def device_of(settings: Train) -> torch.device:
     return device
 
 
-def label_statistics(labels: np.ndarray, tasks: list[str]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of each task's observed train labels."""
-    count, total, square = (np.zeros(len(tasks)) for _ in range(3))
+def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of each task's observed train labels: where heads start.
+
+    Under the conditional reading those of a step are taken where the step before it happened.
+    """
+    parents = schema.parents if schema.reading == "conditional" else [None] * len(schema.tasks)
+    count, total, square = (np.zeros(len(parents)) for _ in range(3))
     for start in range(0, len(labels), 1 << 20):
-        y = np.asarray(labels[start:start + (1 << 20)], dtype=np.float64)
-        count += (~np.isnan(y)).sum(0)
-        total += np.nansum(y, 0)
-        square += np.nansum(y * y, 0)
+        y = np.array(labels[start:start + (1 << 20)], dtype=np.float64)
+        for t, parent in enumerate(parents):
+            seen = ~np.isnan(y[:, t]) if parent is None else ~np.isnan(y[:, t]) & (y[:, parent] == 1)
+            count[t] += seen.sum()
+            total[t] += y[seen, t].sum()
+            square[t] += np.square(y[seen, t]).sum()
     out = {}
-    for t, task in enumerate(tasks):
-        if count[t]:
-            mean = total[t] / count[t]
-            out[task] = {"mean": mean, "std": math.sqrt(max(square[t] / count[t] - mean * mean, 0.0)) or 1.0}
+    for task, n, a, b in zip(schema.task_names, count, total, square):
+        if n:
+            out[task] = {"mean": a / n, "std": math.sqrt(max(b / n - (a / n) ** 2, 0.0)) or 1.0}
     return out
 
 

@@ -99,7 +99,7 @@ class Funnel(nn.Module):
             else:
                 if self.reading == "conditional" and parent is not None:
                     seen = seen & (labels[:, parent] == 1)
-                z = said.logits[:, t]
+                z = torch.where(seen, said.logits[:, t], 0.0)    # an unseen row must not overflow: 0 * inf is NaN
                 if kind == "count":
                     loss = z.exp() - y * z
                 else:
@@ -124,7 +124,8 @@ def undo_down_sampling(said: Prediction, funnel: Funnel, task: int, rate: float)
         p = p' r / (p' r + (1 - p'))           r = rate, p' as trained
 
     A step after `task` keeps its probability given `task`, so its p over all impressions falls by the same factor.
-    Tasks beside it are left as they are: how they go together with `task` is not known.
+    Tasks beside it are left as they are: how they go together with `task` is not known. So are values under the joint
+    reading, which may be recorded only where `task` happened. `task` has no parent (check.py).
     """
     log_p, log_not_p, mean = said.log_p.clone(), said.log_not_p.clone(), said.mean.clone()
     lp = log_p[:, task] + math.log(rate)
@@ -139,10 +140,10 @@ def undo_down_sampling(said: Prediction, funnel: Funnel, task: int, rate: float)
             log_p[:, t] = said.log_p[:, t] + shift
             log_not_p[:, t] = log1mexp(log_p[:, t]) if t != task else log_not_p[:, t] - whole
             mean[:, t] = log_p[:, t].exp()
-        else:
+        elif funnel.reading == "conditional":
             mean[:, t] = mean[:, t] * shift.exp()
     given = said.given.clone()
-    given[:, task] = mean[:, task] if funnel.parents[task] is None else given[:, task]
+    given[:, task] = mean[:, task]
     return said._replace(log_p=log_p, log_not_p=log_not_p, mean=mean, given=given)
 
 

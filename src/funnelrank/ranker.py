@@ -22,8 +22,8 @@ RARE = 1e-6       # log-odds of a label never or always seen start at +-13.8, no
 class RankingModel(nn.Module):
     """Batch -> Prediction, for every name of `tasks` in order.
 
-    labels: per task {"mean", "std"} over the observed train labels; they set where heads start and the scale of
-    regressions.
+    labels: per task {"mean", "std"} of its observed train labels, given its parent under the conditional reading; they
+    set where heads start and the scale of regressions.
     """
 
     def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]]):
@@ -43,7 +43,7 @@ class RankingModel(nn.Module):
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
             relations=relations(settings.model.get("relations"), schema), outputs=(1,) * len(self.tasks),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
-            log_odds=tuple(_start(t, kinds, means, schema) for t in range(len(self.tasks)))))
+            log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks)))))
 
     def forward(self, batch: Batch) -> Prediction:
         return self.funnel(self.slots(self.embedding(batch)))
@@ -59,14 +59,11 @@ def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation,
     return tuple(sorted(found, key=lambda r: (r.child, r.parent)))
 
 
-def _start(t: int, kinds: list[str], means: list[float], schema: Schema) -> float:
+def _start(t: int, kinds: list[str], means: list[float]) -> float:
     """Where head t's bias starts: log-odds of a binary step (given its parent under the conditional reading)."""
     if kinds[t] == "regression":
         return 0.0
     if kinds[t] == "count":
         return math.log(max(means[t], RARE))
-    p, parent = means[t], schema.parents[t]
-    if schema.reading == "conditional" and parent is not None:
-        p = p / max(means[parent], RARE)
-    p = min(max(p, RARE), 1 - RARE)
+    p = min(max(means[t], RARE), 1 - RARE)
     return math.log(p / (1 - p))

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
-from funnelrank.models.slots import CHAINS, SLOTS
 from funnelrank.schema_file import config_schema
 from funnelrank.settings import FEATURE_KINDS, FeatureSettings, FromColumns
 

@@ -57,12 +57,15 @@ def made_run(task="click", scenario="home", text="tasks:\n  click: {}\n", n=2000
     return {
         "name": task, "config": text, "metrics": rows, "events": events,
         "reliability": table.reliability(scores, Evaluate()),
-        "counts": {"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {"rows": n, "empty": 5}}},
+        "counts": {"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {
+            "rows": n, "nulls": 0, "oov": 6400, "empty": 5, "ids": 25_600, "dropped": 400, "cut": 6_000,
+            "missing_keys": 9}}},
         "coverage": {"train": {task: {"rows": n, "observed": 1500, "positives": 300},
                                "money": {"rows": n, "observed": n, "positives": None}}},
         "contradictions": {"train": {"policy": "keep", "dropped": 0, "repaired": 0, "filled": {task: 7}, "edges": [
             {"child": scenario, "parent": task, "rows": 37, "positives": 100, "first": f"{scenario}, row 8"}]}},
-        "about": {"seed": 7, "started": "2026-01-02 03:04:05", "seconds": 754.2, "versions": {"torch": "2.13.0"},
+        "about": {"model": "mmoe", "reading": "joint", "parameters": 1_234_567, "seed": 7,
+                  "started": "2026-01-02 03:04:05", "seconds": 754.2, "versions": {"torch": "2.13.0"},
                   "training": {"steps": 500, "seconds": 61.0}}}
 
 
@@ -70,7 +73,8 @@ def test_the_page_shows_every_part_of_a_run():
     run = made_run()
     page = Page(report.page(run))
     text = " ".join(" ".join(page.texts).split())
-    for said in ("12 min 34 s", "seed 7", "2026-01-02 03:04:05", "torch", "Training loss", "Watched: valid/auc",
+    for said in ("12 min 34 s", "seed 7", "model mmoe", "reading joint", "parameters 1,234,567", "torch 2.13.0",
+                 "2026-01-02 03:04:05", "Training loss", "Watched: valid/auc",
                  "Kept weights: those of step 100.", "AUC on valid", "Calibrator", "95 % intervals", "1,500", "75.0 %",
                  "20.000 %", "policy keep , 7 implied labels filled", "home = 1 where click = 0", "37.0 %",
                  "home, row 8", "1,234", "61.7 %", "null", "not in vocabulary", "empty list", "(unseen)", "tasks:",
@@ -100,10 +104,9 @@ def test_the_page_loads_and_runs_nothing():
     assert len(text.encode()) < 2_000_000
 
 
-def test_hostile_names_stay_text(tmp_path):
-    path = tmp_path / "report.html"
-    report.write_report(path, made_run(task=HOSTILE, scenario=HOSTILE, text=HOSTILE))
-    text = path.read_text(encoding="utf-8")
+def test_hostile_names_stay_text():
+    text = report.page(made_run(task=HOSTILE, scenario=HOSTILE, text=HOSTILE))
+    assert text.encode()
     page = Page(text)
     assert not {"script", "b>--"} & set(page.tags)
     assert "<script" not in text and "\x00" not in text and "\x1b" not in text
@@ -139,6 +142,67 @@ def test_metrics_without_values_show_their_notes():
     run = {"metrics": table.measure("test", nothing, Evaluate(), ["home", "empty"])}
     text = " ".join(Page(report.page(run)).texts)
     assert "no observed labels" in text
+
+
+def cells(text, first, nth=0):
+    """The texts of the nth line that begins with `first`, without tags."""
+    lines = [re.sub("<[^>]+>", "|", line) for line in re.findall(r"<tr>(<td.*?)</tr>", text)]
+    return [[c for c in line.split("|") if c] for line in lines if line.split("|")[1] == first][nth]
+
+
+def test_lists_show_ids_a_row_and_shares_of_elements():
+    text = report.page(made_run())
+    tags = [" ".join(c.split()) for c in cells(text[text.index('id="features"'):], "tags")]
+    assert tags == ["tags", "2,000", "0", "6,400", "25.0 %", "5", "0.2 %", "9", "12.8 per row", "400", "1.2 %",
+                    "6,000", "18.8 %"]
+    assert "<mark>12.8" not in text and "<mark>6,400" not in text
+
+
+def test_a_dash_points_to_its_reason_below_the_table():
+    run = made_run(n=60)        # 60 rows in 4 scenarios: too few positives in each
+    text = report.page(run)
+    reasons = {r["note"] for r in run["metrics"] if r["metric"] == "auc" and r["task"] and r["scenario"]} - {None}
+    assert reasons
+    for reason in reasons:
+        number = re.search(rf'<span title="{reason}">-<sup>(\d+)</sup></span>', text)[1]
+        assert f"<sup>{number}</sup> {reason}" in text
+    assert "Rows and positives of a mean over tasks are sums" in text
+
+
+def test_what_the_truth_reaches_has_a_table_of_its_own():
+    rows = [dict.fromkeys(table.COLUMNS) | {"split": "test", "task": "click", "metric": m, "value": 0.75, "rows": 9,
+                                            "positives": 4} for m in ("auc", "auc_oracle", "violation_rate")]
+    heads = [re.findall(r"<abbr[^>]*>(.*?)</abbr>", h) for h in
+             re.findall("<thead>.*?</thead>", report.page({"metrics": rows}))]
+    assert heads == [["auc", "violation_<wbr>rate"], ["auc_<wbr>oracle"]]
+
+
+def test_calibration_says_its_split():
+    text = report.page(made_run())
+    assert "On test. Each dot" in text and "On valid. Each dot" not in text
+
+
+def test_a_name_of_megabytes_is_shortened():
+    run = made_run(n=300, scenario="x" * 3_000_000)
+    text = report.page(run)
+    assert len(text) < 1_000_000 and "x" * 59 + "…</td>" in text and "x" * 200 not in text
+
+
+def test_the_error_of_an_auc_is_hanley_and_mcneils():
+    # the exact variance under their model: scores of positives and negatives exponential, P(positive higher) = AUC
+    rng, auc, m, n = np.random.default_rng(5), 0.8, 30, 50
+    drawn = [(rng.exponential(auc / (1 - auc), m)[:, None] > rng.exponential(1, n)).mean() for _ in range(4000)]
+    assert np.mean(drawn) == pytest.approx(auc, abs=0.005)
+    assert pictures.auc_error(auc, m, n) == pytest.approx(np.std(drawn), rel=0.05)
+    assert all(np.isnan(pictures.auc_error(*args)) for args in ((0.5, 0, 9), (0.5, 9, 0), (1.0, 9, 9), (0.0, 9, 9)))
+
+
+def test_scenario_dots_have_bars_inside_zero_and_one():
+    row = {"value": 0.95, "rows": 12, "positives": 4}
+    low, high = pictures._interval(row)
+    assert high == 1 and 0.7 < low < 0.95
+    assert pictures._interval(row | {"value": 1.0}) == (1.0, 1.0)
+    assert pictures._interval(row | {"positives": None}) == (0.95, 0.95)
 
 
 def test_many_scenarios_are_cut_and_said():
@@ -179,16 +243,6 @@ def test_pictures_take_the_pages_colour_and_share_no_ids():
 
 def test_the_same_run_makes_the_same_page():
     assert report.page(made_run(n=200)) == report.page(made_run(n=200))
-
-
-def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    report.write_report(path, {"name": "first"})
-    before = path.read_text()
-    monkeypatch.setattr(report.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        report.write_report(path, {"name": "second"})
-    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_matplotlib_waits_for_the_first_picture():

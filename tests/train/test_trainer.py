@@ -8,9 +8,10 @@ import torch
 from made import batch, config, model
 
 from funnelrank.errors import TrainingError
+from funnelrank.loss import calibrator, task_losses
 from funnelrank.settings import Train
 from funnelrank.train.checkpoint import load_checkpoint
-from funnelrank.train.optim import RowUpdates
+from funnelrank.train.optim import RowUpdates, dense_parameters
 from funnelrank.train.trainer import Judged, Trainer
 
 
@@ -117,9 +118,71 @@ def test_task_weight_zero_teaches_nothing_of_that_task(tmp_path):
     assert torch.equal(before[1], after[1]) and not torch.equal(before[0], after[0])
 
 
-def test_clipping_and_schedule_run(tmp_path):
-    _, trained, _ = run(tmp_path, epochs=2, clip_norm=0.1, schedule={"name": "cosine", "warmup": 2})
-    assert trained.steps == 6
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_a_run_is_its_steps_written_by_hand(tmp_path, clip_norm):
+    """Calibrator, task weights, clipping, and one schedule on both learning rates, against torch's own pieces."""
+    settings = config({"name": "aitm", "calibrator": 50.0, "represent": {"hidden": [8]}})
+    m, by_hand = model(settings), model(settings)
+    rows, weights = settings.embedding.optimiser, torch.tensor([1.0, 0.5, 2.0])
+    s = Train(epochs=1, average=None, clip_norm=clip_norm, schedule={"name": "linear", "warmup": 1, "final": 0.25})
+    Trainer(m, s, weights, folder=tmp_path, report=lambda e: None).run(Batches(), RowUpdates(m.embedding, rows))
+
+    dense = dense_parameters(by_hand)
+    adam, updates = torch.optim.Adam(dense, lr=1e-3), RowUpdates(by_hand.embedding, rows)
+    for b, factor in zip(Batches().all, (1.0, 1.0, 0.25)):
+        by_hand.train()
+        said = by_hand(b)
+        loss = (weights * task_losses(by_hand.funnel, said, b.labels, b.weight)).sum()
+        loss = loss + 50.0 * calibrator(said, by_hand.funnel.parents, by_hand.funnel.kinds)
+        adam.zero_grad()
+        loss.backward()
+        gradients = by_hand.embedding.take_gradients()
+        if clip_norm:
+            norm = torch.cat([p.grad.flatten() for p in dense] + [g.grad.flatten() for g in gradients]).norm()
+            assert norm > clip_norm
+            for grad in [p.grad for p in dense] + [g.grad for g in gradients]:
+                grad *= clip_norm / norm
+        adam.param_groups[0]["lr"] = 1e-3 * factor
+        adam.step()
+        updates.apply(gradients, factor)
+    for (name, mine), theirs in zip(m.named_parameters(), by_hand.parameters()):
+        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_auto_without_valid_is_one_epoch_and_its_schedule_ends_there(tmp_path):
+    plain, _, _ = run(tmp_path / "a", average=None)
+    falling, _, _ = run(tmp_path / "b", average=None, schedule={"name": "linear"})
+    one, _, _ = run(tmp_path / "c", average=None, schedule={"name": "linear"}, epochs=1)
+    weight = lambda m: m.slots.predict.linear.weight
+    assert torch.equal(weight(falling), weight(one)) and not torch.equal(weight(falling), weight(plain))
+
+
+def test_without_valid_the_last_state_is_kept_all_the_same(tmp_path):
+    run(tmp_path, epochs=2)
+    assert load_checkpoint(tmp_path, "last")[1]["step"] == 6
+    run(tmp_path, judged([0.5, 0.6]), epochs=1, evaluate_every=2, checkpoint_every=2)
+    assert load_checkpoint(tmp_path, "last")[1]["step"] == 3
+
+
+def test_a_task_that_no_row_observed_has_no_loss_in_the_log(tmp_path):
+    def hide(i, b):
+        labels = b.labels.clone()
+        labels[:, 2] = float("nan")
+        return replace(b, labels=labels) if i < 2 else b
+
+    _, _, events = run(tmp_path, batches=Batches(hide), log_every=2)
+    steps = [e for e in events if e["event"] == "step"]
+    assert steps[0]["loss"]["buy"] is None and steps[0]["loss"]["click"] > 0 and steps[1]["loss"]["buy"] > 0
+
+
+def test_a_last_batch_of_one_row_trains_under_batch_norm(tmp_path):
+    class Odd(Batches):
+        def __init__(self):
+            super().__init__()
+            self.all[2] = batch(1, seed=9)
+
+    m = model(config({"name": "aitm", "represent": {"hidden": [8], "norm": "batch"}}))
+    assert run(tmp_path, m=m, batches=Odd())[1].steps == 3
 
 
 def test_last_checkpoint_holds_all_that_a_resumed_run_needs(tmp_path):

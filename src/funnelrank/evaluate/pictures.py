@@ -5,6 +5,7 @@ there is nothing to show.
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "funnelrank", "text.parse_math"
          "axes.unicode_minus": False, "xtick.major.size": 0, "ytick.major.size": 0, "legend.handlelength": 1.2}
 MOST_POINTS = 300        # of one curve; longer ones are averaged
 MOST_SCENARIOS = 25
-MOST_NAME = 28
+MOST_NAME = 28           # characters of a name in a picture
 UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -64,7 +65,7 @@ def reliability_diagrams(bins: Mapping[str, Mapping[str, Sequence[float]]]) -> l
 
 
 def auc_by_scenario(rows: Sequence[Mapping[str, Any]], split: str) -> list[Picture]:
-    """One dot a scenario, the largest first, with the AUC over all rows as a line."""
+    """One dot a scenario, the largest first, with bars of rough 95 %, and the AUC over all rows as a line."""
     pictures = []
     mine = [r for r in rows if r["split"] == split and r["metric"] == "auc" and r["task"] is not None]
     for t, task in enumerate(dict.fromkeys(r["task"] for r in mine)):
@@ -78,6 +79,18 @@ def auc_by_scenario(rows: Sequence[Mapping[str, Any]], split: str) -> list[Pictu
         pictures.append(Picture(task, _draw(lambda ax, t=t, w=whole, d=shown: _scenario_dots(ax, d, w, _colour(t)),
                                             0.9 + 0.27 * len(shown)), note))
     return pictures
+
+
+def auc_error(auc: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUC of independent rows (Hanley and McNeil 1982, exponential scores).
+
+    NaN where it says nothing: a class has no rows, or the AUC is 0 or 1.
+    """
+    if positives < 1 or negatives < 1 or not 0 < auc < 1:
+        return math.nan
+    two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    return math.sqrt((auc * (1 - auc) + (positives - 1) * (two_positives - auc**2)
+                      + (negatives - 1) * (two_negatives - auc**2)) / (positives * negatives))
 
 
 # ---- panels
@@ -109,12 +122,15 @@ def _reliability(ax: Any, p: np.ndarray, y: np.ndarray, low: np.ndarray, high: n
 def _scenario_dots(ax: Any, dots: Sequence[Mapping], whole: float | None, colour: str) -> None:
     places = np.arange(len(dots))
     known = [i for i, r in enumerate(dots) if r["value"] is not None]
-    ax.plot([dots[i]["value"] for i in known], known, "o", color=colour, ms=6)
+    aucs = [dots[i]["value"] for i in known]
+    bars = [_interval(dots[i]) for i in known]
+    ax.hlines(known, [low for low, _ in bars], [high for _, high in bars], color=colour, lw=1.2)
+    ax.plot(aucs, known, "o", color=colour, ms=6)
     if whole is not None:
         ax.axvline(whole, color=INK, lw=0.9, ls="--", alpha=0.6)
         ax.annotate(f"all {whole:.3f}", (whole, 1), (0, 3), xycoords=("data", "axes fraction"),
                     textcoords="offset points", ha="center", fontsize=9)
-    values = [dots[i]["value"] for i in known] + ([whole] if whole is not None else [])
+    values = [*(end for bar in bars for end in bar), *([whole] if whole is not None else [])]
     left, right = (min(values), max(values)) if values else (0.4, 0.6)
     room = max(0.12 * (right - left), 0.005)
     ax.set(xlim=(left - room, right + room), xlabel="AUC")
@@ -123,6 +139,13 @@ def _scenario_dots(ax: Any, dots: Sequence[Mapping], whole: float | None, colour
             ax.annotate(_short(r["note"] or "no value"), (left, i), va="center", fontsize=9, alpha=0.7)
     ax.set_yticks(places, [f"{_short(r['scenario'])} · {r['rows']:,}" for r in dots])
     ax.set_ylim(len(dots) - 0.5, -0.5)
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Ends of the bar around a scenario's AUC; the AUC twice where there is no error to show."""
+    auc, positives = row["value"], row.get("positives")
+    error = math.nan if positives is None else auc_error(auc, positives, row["rows"] - positives)
+    return (auc, auc) if math.isnan(error) else (max(auc - 1.96 * error, 0.0), min(auc + 1.96 * error, 1.0))
 
 
 # ---- numbers behind curves
@@ -191,9 +214,15 @@ def printable(value: Any) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
+def shortened(name: Any, most: int) -> str:
+    """A printable text on one line of at most `most` characters, the last one an ellipsis where some are left out."""
+    text = str(name)
+    whole = len(text) <= most       # cut before anything looks at it: a name out of a log may have megabytes
+    return printable(text if whole else text[:most - 1] + "…").replace("\n", " ")
+
+
 def _short(name: Any) -> str:
-    text = printable(name).replace("\n", " ")
-    return text if len(text) <= MOST_NAME else text[:MOST_NAME - 1] + "…"
+    return shortened(name, MOST_NAME)
 
 
 def _draw(panel: Callable[[Any], None], height: float = 2.9) -> str:

@@ -4,11 +4,9 @@ Every section says so where it has nothing to show. Every text that came from a 
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from funnelrank.evaluate.pictures import (
@@ -17,6 +15,7 @@ from funnelrank.evaluate.pictures import (
     learning_curves,
     printable,
     reliability_diagrams,
+    shortened,
 )
 
 METRICS = {
@@ -37,50 +36,43 @@ METRICS = {
     "pcoc_oracle": "predicted over observed of the true probabilities: how far chance alone goes",
 }
 COUNTS = {"nulls": "null", "oov": "not in vocabulary", "empty": "empty list", "nonfinite": "not finite",
-          "missing_keys": "key not in table"}
-MANY = 0.5               # a share of rows that deserves a second look
+          "missing_keys": "key not in table", "ids": "ids", "dropped": "dropped", "cut": "cut"}
+MANY = 0.5               # a share that deserves a second look
 MOST_LINES = 120         # of one split's metrics; metrics.json has all
+MEAN = '<span class="whole" title="rows and positives are sums over these tasks">mean over tasks</span>'
+MOST_NAME = 60           # characters of a name out of a log or a config
+MOST_PLACE = 200         # of where a row stands: a path and a number
 
 
-def write_report(path: Path, run: Mapping[str, Any]) -> None:
-    """Writes the page of one run to `path`, whole or not at all. Any key of `run` may be missing or empty.
+def page(run: Mapping[str, Any]) -> str:
+    """The text of the page of one run. Any key of `run` may be missing or empty.
 
     name, config       texts
     metrics            rows of metrics.json
     events             of the run's log; those named step and evaluate are drawn
-    counts             split -> feature -> {rows, nulls, oov, empty, nonfinite, missing_keys}
+    counts             split -> feature -> {rows, nulls, oov, nonfinite, missing_keys}, and {empty, ids, dropped,
+                       cut} of lists
     coverage           split -> task -> {rows, observed, positives}
     contradictions     split -> a list of {child, parent, rows, positives, first}, or {policy, edges: that list, ...}
-    reliability        task -> {p, y, count, low, high} as lists
-    about              seed, started, seconds, versions, training
+    reliability        task -> {p, y, count, low, high} as lists, of the last split in `metrics`
+    about              model, reading, parameters, seed, started, seconds, versions, training
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(page(run))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def page(run: Mapping[str, Any]) -> str:
-    """The text of the page; see write_report."""
     name = run.get("name") or "run"
     rows = [r for r in run.get("metrics") or [] if r.get("metric")]
     splits = list(dict.fromkeys(r["split"] for r in rows))
     last = splits[-1] if splits else ""
+    on_last = f"On {_h(last)}. " if last else ""
     sections = [
         ("Results", _results(rows, splits)),
         ("Learning curves", _pictures(learning_curves(run.get("events") or []), "No steps were logged.")),
         ("Calibration", _pictures(reliability_diagrams(run.get("reliability") or {}),
                                   "No binary task with observed labels was measured.",
-                                  "Each dot is a bin of rows with similar predictions; on the dashed line, what was "
-                                  "predicted is what happened. Bars are 95 % intervals.")),
+                                  f"{on_last}Each dot is a bin of rows with similar predictions; on the dashed line, "
+                                  "what was predicted is what happened. Bars are 95 % intervals.")),
         ("AUC by scenario", _pictures(auc_by_scenario(rows, last), "The data has no scenarios.",
-                                      f"On {_h(last)}. The number behind a scenario is its rows; the dashed line is "
-                                      "the AUC over all rows.")),
+                                      f"{on_last}The number behind a scenario is its rows; the dashed line is the AUC "
+                                      "over all rows. Bars: rough 95 %, rows taken as independent (standard error of "
+                                      "Hanley and McNeil, 1982).")),
         ("Metrics per task and scenario", _metrics(rows, splits)),
         ("Labels", _labels(run.get("coverage") or {}) + _contradictions(run.get("contradictions") or {})),
         ("Features", _features(run.get("counts") or {})),
@@ -103,10 +95,13 @@ def page(run: Mapping[str, Any]) -> str:
 
 def _facts(about: Mapping[str, Any]) -> str:
     training = about.get("training") if isinstance(about.get("training"), Mapping) else {}
-    facts = [("started", about.get("started")), ("took", _duration(about.get("seconds"))),
+    versions = about.get("versions") if isinstance(about.get("versions"), Mapping) else {}
+    facts = [("model", about.get("model")), ("reading", about.get("reading")),
+             ("parameters", _whole(about["parameters"]) if about.get("parameters") is not None else None),
+             ("seed", about.get("seed")), ("started", about.get("started")), ("took", _duration(about.get("seconds"))),
              ("training", _duration(training.get("seconds"))), ("steps", training.get("steps")),
-             ("seed", about.get("seed"))]
-    said = [f"{key} <b>{_h(value)}</b>" for key, value in facts if value is not None]
+             *versions.items()]
+    said = [f"{_h(key)} <b>{_name(value)}</b>" for key, value in facts if value is not None]
     return f'<p class="facts">{" · ".join(said)}</p>' if said else ""
 
 
@@ -135,38 +130,57 @@ def _metrics(rows: Sequence[Mapping], splits: Sequence[str]) -> str:
 
 
 def _metric_tables(rows: Sequence[Mapping], with_scenario: bool) -> str:
-    """Binary tasks and their means in one table, regressions and counts, which have other metrics, in a second."""
+    """Binary tasks and their means; what the true probabilities reach; regressions and counts."""
     valued = {r["task"] for r in rows if r["positives"] is None}
-    return "".join(_metric_table(some, with_scenario) for some in
-                   ([r for r in rows if r["task"] not in valued], [r for r in rows if r["task"] in valued]) if some)
+    binary, oracle, other = [], [], []
+    for r in rows:
+        (other if r["task"] in valued else oracle if r["metric"].endswith("_oracle") else binary).append(r)
+    texts = [_metric_table(some, with_scenario) if some else "" for some in (binary, oracle, other)]
+    if oracle:
+        texts[1] = '<p class="note">What a model would reach that says the true probabilities:</p>' + texts[1]
+    return "".join(texts)
 
 
 def _metric_table(rows: Sequence[Mapping], with_scenario: bool) -> str:
+    """One line per task and scenario. A value without a number, or with a note, points to a line below the table."""
     lines: dict[tuple, dict[str, Mapping]] = {}
     for r in rows:
         lines.setdefault((r["task"], r["scenario"]), {})[r["metric"]] = r
-    names = [m for m in dict.fromkeys(r["metric"] for r in rows)
-             if any(r["value"] is not None for r in rows if r["metric"] == m)]
+    every, known = dict.fromkeys(r["metric"] for r in rows), {r["metric"] for r in rows if r["value"] is not None}
+    names = [m for m in every if m in known]
     positives = any(r["positives"] is not None for r in rows)
     users = any(line.get("gauc", {}).get("users") is not None for line in lines.values())
-    body, noted = [], False
+    body, notes = [], {}
     for (task, scenario), line in list(lines.items())[:MOST_LINES]:
         first = next(iter(line.values()))
-        values = [_figure(line[m]["value"]) if m in line else "" for m in names]
         gauc = line.get("gauc", {})
-        notes = dict.fromkeys(r["note"] for r in line.values() if r["note"])
-        noted |= bool(notes)
-        body.append([_h("mean over tasks" if task is None else task),
-                     *(["<b>all</b>" if scenario is None else _h(scenario)] if with_scenario else []),
+        body.append([MEAN if task is None else _name(task),
+                     *(["<b>all</b>" if scenario is None else _name(scenario)] if with_scenario else []),
                      _whole(first["rows"]), *([_whole(first["positives"])] if positives else []),
                      *([_of(gauc.get("valid_users"), gauc.get("users"))] if users else []),
-                     *values, _h("; ".join(notes))])
+                     *(_noted(line[m], notes) if m in line else "" for m in names)])
     head = ["task", *(["scenario"] if with_scenario else []), "rows", *(["positives"] if positives else []),
-            *(["valid users"] if users else []), *names, *(["note"] if noted else [])]
-    body = body if noted else [line[:-1] for line in body]
-    more = len(lines) - len(body)
-    return (_table(head, body, texts=2 if with_scenario else 1, last_is_text=noted)
-            + (f'<p class="note">{more:,} more lines are in metrics.json.</p>' if more > 0 else ""))
+            *(["valid users"] if users else []), *names]
+    below = [f"<sup>{i}</sup> {_h(note)}" for note, i in notes.items()]
+    for m in every:
+        if m not in known:
+            why = dict.fromkeys(r["note"] for r in rows if r["metric"] == m and r["note"])
+            below.append(f"{_h(m)} has no value: {_h('; '.join(why))}")
+    if any(task is None for task, _ in lines):
+        below.append("Rows and positives of a mean over tasks are sums over these tasks.")
+    if len(lines) > len(body):
+        below.append(f"{len(lines) - len(body):,} more lines are in metrics.json.")
+    return (_table(head, body, texts=2 if with_scenario else 1)
+            + (f'<p class="note below">{"<br>".join(below)}</p>' if below else ""))
+
+
+def _noted(row: Mapping[str, Any], notes: dict[str, int]) -> str:
+    """The value, with the number that its note has, or now gets, below the table."""
+    text, note = _figure(row["value"]), row["note"]
+    if not note:
+        return text
+    number = notes.setdefault(note, len(notes) + 1)
+    return f'<span title="{_h(note)}">{text}<sup>{number}</sup></span>'
 
 
 def _labels(coverage: Mapping[str, Mapping]) -> str:
@@ -174,7 +188,7 @@ def _labels(coverage: Mapping[str, Mapping]) -> str:
     for split, tasks in coverage.items():
         for task, c in (tasks or {}).items():
             rows, observed, positives = (c.get(k) for k in ("rows", "observed", "positives"))
-            body.append([_h(split), _h(task), _whole(rows), _whole(observed), _share(observed, rows),
+            body.append([_h(split), _name(task), _whole(rows), _whole(observed), _share(observed, rows),
                          _whole(positives), _share(positives, observed, digits=3)])
     if not body:
         return _nothing("No labels were counted.")
@@ -190,8 +204,10 @@ def _contradictions(found: Mapping[str, Any]) -> str:
             filled = sum((report.get("filled") or {}).values())
             did += [f"{_whole(filled)} implied labels filled"] if filled else []
             policies.append(f"{_h(split)}: policy <b>{_h(report['policy'])}</b>{''.join(f', {d}' for d in did)}.")
-        body += [[_h(split), f"{_h(e.get('child'))} = 1 where {_h(e.get('parent'))} = 0", _whole(e.get("rows")),
-                  _share(e.get("rows"), e.get("positives")), _h(e.get("first") or "")] for e in edges or []]
+        for e in edges or []:
+            body.append([_h(split), f"{_name(e.get('child'))} = 1 where {_name(e.get('parent'))} = 0",
+                         _whole(e.get("rows")), _share(e.get("rows"), e.get("positives")),
+                         escape(shortened(e.get("first") or "", MOST_PLACE))])
     text = "<h3>Contradictions of the funnel</h3>" + "".join(f'<p class="note">{p}</p>' for p in policies)
     if not body:
         return text + _nothing("No task comes after another, or none was checked.")
@@ -199,19 +215,31 @@ def _contradictions(found: Mapping[str, Any]) -> str:
 
 
 def _features(counts: Mapping[str, Mapping]) -> str:
-    parts = []
+    parts, lists = [], False
     for split, features in counts.items():
-        names = dict.fromkeys(k for c in (features or {}).values() for k in c if k not in ("rows", "values"))
+        names = dict.fromkeys(k for c in (features or {}).values() for k in c if k != "rows")
         names = [*(k for k in COUNTS if k in names), *(k for k in names if k not in COUNTS)]
-        body = []
-        for feature, c in (features or {}).items():
-            # unseen ids of a list are counted among its values, everything else among rows
-            of = {k: c.get("values", c.get("rows")) if k == "oov" else c.get("rows") for k in names}
-            body.append([_h(feature), _whole(c.get("rows")), *(_counted(c.get(k), of[k]) for k in names)])
+        lists |= "ids" in names
+        body = [[_name(feature), _whole(c.get("rows")), *(_count(c, k) for k in names)]
+                for feature, c in (features or {}).items()]
         if body:
-            parts.append(f"<h3>{_h(split)}</h3>"
-                         + _table(["feature", "rows", *(COUNTS.get(k, k) for k in names)], body, texts=1))
-    return "".join(parts) or _nothing("No features were counted.")
+            parts.append(f"<h3>{_h(split)}</h3>" + _table(["feature", "rows", *(COUNTS.get(k, k) for k in names)],
+                                                          body, texts=1))
+    said = ("Shares are of rows. In lists they are of elements: not in vocabulary of the ids that the model sees, "
+            "dropped and cut of all; null and empty list are of rows there too." if lists else "Shares are of rows.")
+    return f'<p class="note">{said}</p>{"".join(parts)}' if parts else _nothing("No features were counted.")
+
+
+def _count(c: Mapping[str, Any], key: str) -> str:
+    """One count of a feature beside its share, or for ids how many a row has. Only lists have `ids`."""
+    part, rows, ids = c.get(key), c.get("rows"), c.get("ids")
+    if key == "ids":
+        return f"{part / rows:,.1f} per row" if _number(part) and _number(rows) and rows else _counted(part, None)
+    if ids is None or key not in ("oov", "dropped", "cut", "missing_keys"):
+        return _counted(part, rows)
+    if key == "missing_keys":       # of rows or of elements, as the list is looked up; the counts do not say
+        return _counted(part, None)
+    return _counted(part, ids if key == "oov" else ids + (c.get("dropped") or 0) + (c.get("cut") or 0))
 
 
 def _versions(about: Mapping[str, Any]) -> str:
@@ -227,8 +255,8 @@ def _pictures(pictures: Sequence[Picture], otherwise: str, lead: str = "") -> st
     figures = []
     for p in pictures:
         note = f"<p>{_h(p.note)}</p>" if p.note else ""
-        svg = p.svg.replace("<svg ", f'<svg aria-label="{_h(p.title)}" ', 1)
-        figures.append(f"<figure><figcaption><b>{_h(p.title)}</b>{note}</figcaption>{svg}</figure>")
+        svg = p.svg.replace("<svg ", f'<svg aria-label="{_name(p.title)}" ', 1)
+        figures.append(f"<figure><figcaption><b>{_name(p.title)}</b>{note}</figcaption>{svg}</figure>")
     return (f'<p class="note">{lead}</p>' if lead else "") + f'<div class="pictures">{"".join(figures)}</div>'
 
 
@@ -251,6 +279,10 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]], texts: int, last_
 
 def _h(value: Any) -> str:
     return escape(printable(value))
+
+
+def _name(value: Any) -> str:
+    return escape(shortened(value, MOST_NAME))
 
 
 def _nothing(sentence: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs, Spec
 from funnelrank.models.mlp import Widths
 from funnelrank.nn.activation import Dice
@@ -34,6 +35,9 @@ class TargetAttention(nn.Module):
 
     def __init__(self, spec: Spec, *, hidden: Widths = (36,), softmax: bool = False):
         super().__init__()
+        if not spec.histories:
+            raise ConfigError("model.prepare: din reads histories through the row's own item, and no sequence has one; "
+                              "declare an id feature in the space of a sequence, or leave din out")
         self.softmax = softmax
         self.units = nn.ModuleDict({str(i): ActivationUnit(width, hidden)
                                     for i, width in enumerate(spec.histories.values())})

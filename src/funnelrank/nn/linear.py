@@ -100,6 +100,10 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "batch":
-            return self.norm(x.flatten(1)).view_as(x)
+            n = self.norm
+            if self.training and len(x) < 2:         # one row has no variance: an epoch's last batch can be so small
+                flat = F.batch_norm(x.flatten(1), n.running_mean, n.running_var, n.weight, n.bias, eps=n.eps)
+                return flat.view_as(x)
+            return n(x.flatten(1)).view_as(x)
         x = self.norm(x)
         return x * self.gain + self.shift if hasattr(self, "gain") else x

@@ -100,9 +100,9 @@ def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def dense_optimiser(model: nn.Module, settings: DenseOptimiser) -> torch.optim.Optimizer:
     """L2 acts on weight matrices, never on biases, gains or other vectors."""
-    bias = {id(p) for name, p in model.named_parameters() if name.endswith("bias") or p.dim() < 2}
-    groups = [{"params": [p for p in dense_parameters(model) if (id(p) in bias) == b],
-               "weight_decay": 0.0 if b else settings.l2} for b in (False, True)]
+    matrices = {id(p) for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1}
+    groups = [{"params": [p for p in dense_parameters(model) if (id(p) in matrices) == held],
+               "weight_decay": settings.l2 if held else 0.0} for held in (True, False)]
     groups = [g for g in groups if g["params"]]
     lr = settings.lr
     if settings.name == "sgd":
@@ -119,7 +119,7 @@ def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
         return (step + 1) / settings.warmup
     if settings.name == "constant" or total is None:
         return 1.0
-    done = min((step - settings.warmup) / max(total - settings.warmup, 1), 1.0)
+    done = min((step - settings.warmup) / max(total - 1 - settings.warmup, 1), 1.0)
     shape = 1 - done if settings.name == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return settings.final + (1 - settings.final) * shape
 

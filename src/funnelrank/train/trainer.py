@@ -70,12 +70,11 @@ class Trainer:
         self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
         self.base_lr = settings.optimiser.lr
         self.device = next(iter(model.funnel.buffers())).device
-        self.step = self.epoch = self.rows = 0
+        self.step = self.epoch = self.rows = self.saved = 0
         self.best: float | None = None
         self.best_step = self.waited = 0
         self.seconds = self.cpu_seconds = 0.0
-        self._loss_sum = torch.zeros(len(model.tasks) + 1)               # per task, then the calibrator
-        self._loss_steps = 0
+        self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
     def run(self, batches: Batches, row_optimiser: RowUpdates) -> Trained:
         """Train to the end and leave the best weights in the model (the averaged ones where averages are kept)."""
@@ -83,7 +82,7 @@ class Trainer:
         self.updates = row_optimiser
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
         epochs = s.epochs if s.epochs != "auto" else (MOST_EPOCHS if self.judge else 1)
-        total = len(batches) * epochs if s.epochs != "auto" else None
+        total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
         for self.epoch in range(epochs):
             with self._timed():
                 for batch in batches.epoch(self.epoch):
@@ -94,12 +93,16 @@ class Trainer:
                     if s.checkpoint_every and self.step % s.checkpoint_every == 0:
                         self._save("last")
                 else:
+                    if self.judge is None:
+                        self._save("last")
                     if self.judge is None or s.evaluate_every is not None or self._go_on():
                         continue
             break
         self._flush_log()
         if self.judge and s.evaluate_every and self.step % s.evaluate_every:
             self._go_on()                                                # the steps since the last evaluation
+        if self.saved != self.step:
+            self._save("last")
         if self.judge and self.best is not None:
             self._load_best()
         elif self.average:
@@ -137,8 +140,9 @@ class Trainer:
             self.average.update(gradients)
         self.step += 1
         self.rows += len(batch)
-        self._loss_sum += torch.cat([losses.detach(), pressed.detach().view(1)]).to(self._loss_sum.device)
-        self._loss_steps += 1
+        seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
+        self._losses += torch.stack([torch.cat([losses.detach(), pressed.detach().view(1)]),
+                                     torch.cat([seen.float(), seen.new_ones(1).float()])]).cpu()
         if self.step % s.log_every == 0:
             self._flush_log(planned)
 
@@ -153,11 +157,11 @@ class Trainer:
             "and weights would help. The last checkpoint is untouched.")
 
     def _flush_log(self, planned: int | None = None) -> None:
-        if not self._loss_steps:
+        total, steps = self._losses
+        if not steps[-1]:
             return
-        mean = (self._loss_sum / self._loss_steps).tolist()
-        self._loss_sum.zero_()
-        self._loss_steps = 0
+        mean = [a / n if n else None for a, n in zip(total.tolist(), steps.tolist())]    # None: nothing was observed
+        self._losses.zero_()
         now, rows = time.perf_counter(), self.rows
         last, last_rows = getattr(self, "_last_log", (self._started, 0))
         self._last_log = (now, rows)
@@ -230,6 +234,8 @@ class Trainer:
             out |= {f"average.dense.{i}": v for i, v in enumerate(self.average.shadow)}
             out |= {f"average.rows.{t}": v for t, v in self.average.rows.items()}
             out |= {f"average.seen.{t}": v for t, v in self.average.seen.items()}
+        if self.device.type == "cuda":
+            out["random.device"] = torch.cuda.get_rng_state(self.device)
         return out | {"random": torch.get_rng_state()}
 
     def state(self) -> dict[str, Any]:
@@ -247,6 +253,7 @@ class Trainer:
                                 {"step": self.step, "best": self.best})
         else:
             save_checkpoint(self.folder, name, self.tensors(), self.state())
+            self.saved = self.step
         self.report({"event": "checkpoint", "step": self.step, "name": name})
 
     def _load_best(self) -> None:

@@ -1,0 +1,57 @@
+"""Rows that are only for timing: ids by Zipf's law scattered over a table, three histories, numbers, two labels."""
+
+import numpy as np
+import torch
+
+from funnelrank.batch import Batch, Layout
+from funnelrank.config import load
+from funnelrank.ranker import RankingModel
+
+FIELDS, NUMBERS = 23, 8
+LENGTHS = ((13, 50), (13, 50), (5, 20))              # mean and most entries of each history
+NETS = {"small": ([32, 16], [8]), "large": ([256, 128], [64])}
+
+
+def layout(ids: int) -> Layout:
+    """23 spaces of which the three largest hold most of `ids`; histories live in the first."""
+    share = np.array([0.4, 0.3, 0.2] + [0.1 / 20] * 20)
+    sizes = {f"f{i}": max(int(ids * s), 10) for i, s in enumerate(share)}
+    names, lists = tuple(sizes), ("shown", "clicked", "bought")
+    numbers = tuple(f"n{i}" for i in range(NUMBERS))
+    return Layout(ids=names, numbers=numbers, lists=lists, tasks=("click", "buy"),
+                  space={n: n for n in names} | dict.fromkeys(lists, "f0"), size=sizes,
+                  role=dict.fromkeys((*names, *numbers, *lists), "context"), pool=dict.fromkeys(lists, "mean"),
+                  target=dict.fromkeys(lists, "f0"), feature={n: n for n in numbers}, scenarios=())
+
+
+def zipf(rng: np.random.Generator, size: int, n: int) -> np.ndarray:
+    """n ids of 2 .. size - 1: rank r has weight 1 / r, ranks are scattered over the ids."""
+    rank = np.exp(rng.random(n) * np.log(size - 2)).astype(np.int64)
+    return (2 + (rank * 2_654_435_761) % (size - 2)).astype(np.int32)
+
+
+def batch(rows: int, of: Layout, seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    ids = np.stack([zipf(rng, of.size[f], rows) for f in of.ids], 1)
+    lengths = np.concatenate([np.minimum(rng.geometric(1 / (1 + mean), rows) - 1, most) for mean, most in LENGTHS])
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+    click = rng.random(rows) < 0.16
+    labels = np.stack([click, click & (rng.random(rows) < 0.1)], 1).astype(np.float32)
+    return Batch(ids=torch.from_numpy(ids), numbers=torch.from_numpy(rng.standard_normal((rows, NUMBERS), np.float32)),
+                 values=torch.from_numpy(zipf(rng, of.size["f0"], int(offsets[-1]))),
+                 offsets=torch.from_numpy(offsets), scenario=torch.zeros(rows, dtype=torch.int32),
+                 labels=torch.from_numpy(labels), weight=torch.ones(rows), user=torch.zeros(rows, dtype=torch.int64))
+
+
+def model(name: str, net: str, of: Layout, engine: str = "auto") -> RankingModel:
+    bottom, tower = NETS[net]
+    slots = {"aitm": {"represent": {"hidden": [*bottom, *tower]}},
+             "mmoe": {"represent": {"hidden": bottom}, "predict": {"hidden": tower}},
+             "din": {"represent": {"hidden": [*bottom, *tower]}},
+             "deepfm": {"represent": {"hidden": [*bottom, *tower]}}}[name]
+    features = {n: "id" for n in of.ids} | {n: "number" for n in of.numbers} | {
+        n: {"kind": "sequence", "space": "f0"} for n in of.lists}
+    config = load({"features": {"lists": "off", **features}, "tasks": {"click": {}, "buy": {"after": "click"}},
+                          "embedding": {"engine": engine}, "model": {"name": name, **slots}})
+    torch.manual_seed(0)
+    return RankingModel(config.settings, config.schema, of, {"click": {"mean": 0.16}, "buy": {"mean": 0.016}})
