@@ -218,3 +218,9 @@ def test_heads_start_at_rates_given_the_step_before_under_the_conditional_readin
 def test_negatives_of_a_later_step_are_refused(log, tmp_path):
     with pytest.raises(ConfigError, match="'cart' comes after another task"):
         config(log, tmp_path, data={"negatives_kept": {"task": "cart", "rate": 0.5}})
+
+
+def test_an_unfinished_run_is_called_one(tmp_path):
+    (tmp_path / "events.jsonl").write_text("")
+    with pytest.raises(ArtefactError, match="has not finished"):
+        Ranker.load(tmp_path)

@@ -110,6 +110,9 @@ def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
     return Run(folder, rows, trained, seconds, ranker)
 
 
+_run = train          # in Ranker.fit, `train` names the rows
+
+
 def versions() -> dict[str, str]:
     return {"funnelrank": version("funnelrank"), "torch": torch.__version__, "python": platform.python_version()}
 
@@ -152,7 +155,7 @@ class Ranker:
         given = {k: v for k, v in (("train", train), ("valid", valid), ("test", test)) if v is not None}
         if train is not None:                       # rows given by hand do not mix with the config's files
             given = {"train": None, "valid": None, "test": None} | given
-        run = globals()["train"](self.config, report=report, **given)
+        run = _run(self.config, report=report, **given)
         self.encoder, self.model = run.ranker.encoder, run.ranker.model
         self.about, self.rows = run.ranker.about, run.rows
         return self
@@ -225,8 +228,11 @@ class Ranker:
     def load(cls, folder: str | Path) -> Ranker:
         """An artefact, or the run folder that holds one, verified name by name and hash by hash before use."""
         folder = Path(folder)
-        if not (folder / "manifest.json").exists() and (folder / "artefact").is_dir():
-            folder = folder / "artefact"
+        if not (folder / "manifest.json").exists():
+            if (folder / "artefact").is_dir():
+                folder = folder / "artefact"
+            elif (folder / "events.jsonl").exists():
+                raise ArtefactError(f"{folder}: this run has not finished, so there is no artefact; train it again")
         artefact = open_artefact(folder)
         path = artefact.path
         with understood(path):

@@ -470,3 +470,11 @@ def test_the_type_of_a_text_column_is_what_all_its_first_values_are(tmp_path, te
 def test_csv_settings_that_contradict_each_other_are_refused(csv):
     with pytest.raises(ValueError):
         Data(csv=csv)
+
+
+def test_csv_times_with_nanoseconds_are_times(tmp_path):
+    (tmp_path / "t.csv").write_text("t\n2024-01-01 17:41:36.168732472\n2024-01-02 00:00:00\n")
+    source = open_source("t.csv", Data(dir=str(tmp_path)), "train")
+    assert source.columns.field("t").type == pa.timestamp("us")
+    times = source.read(source.units[0], ["t"])["t"].to_pylist()
+    assert [t.microsecond for t in times] == [168732, 0]

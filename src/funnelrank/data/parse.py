@@ -131,7 +131,8 @@ def ragged(column: pa.Array, family: Family, where: str, space: str, separator: 
                       np.zeros(0) if weight_separator else None, np.ones(len(column), bool))
     if not is_list(column.type):
         if separator is None:
-            raise DataError(f"{where} is {column.type}; a bag or a sequence needs lists, or texts and a `separator`")
+            raise DataError(f"{where} is {column.type}; a bag or a sequence needs lists, or texts and a `separator`: "
+                            f"give the feature that reads it one, as in separator: '|'")
         texts = canonical(column, where).cast(pa.large_string()).dictionary_encode()
         each = _split(texts.dictionary, separator, family, where, space, weight_separator)
         rows = texts.indices.fill_null(-1).to_numpy()

@@ -155,12 +155,14 @@ def parse(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 def _cast(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_null(kind) and texts.null_count == len(texts):
         return pa.nulls(len(texts))
+    if pa.types.is_timestamp(kind):            # nanoseconds, as pandas writes them, are cut to microseconds
+        texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d{1,3}", r"\1")
     return texts.cast(kind)
 
 
 def _wrong(text: str, kind: pa.DataType) -> bool:
     try:
-        pa.array([text], pa.large_string()).cast(kind)
+        _cast(pa.array([text], pa.large_string()), kind)
     except pa.ArrowException:
         return True
     return False
