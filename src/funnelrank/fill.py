@@ -11,7 +11,6 @@ from typing import Any
 
 from funnelrank.check import calibrator_acts
 from funnelrank.document import Path as Keys
-from funnelrank.schema import default_reading
 
 CHAINS = ("prepare", "side")                                        # slots that hold any number of parts
 SLOTS = ("prepare", "represent", "transfer", "predict", "side")
@@ -87,7 +86,7 @@ def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
                 if "default" in inner:
                     one.setdefault(key, inner["default"])
     if model.get("reading") is None:
-        model["reading"] = default_reading(model.get("name"))
+        model["reading"] = "joint"
     if model.get("calibrator") is None:
         usual = (schema["x-recipes"].get(model.get("name")) or {}).get("calibrator", 0.0)
         model["calibrator"] = usual if calibrator_acts(model["reading"], value["tasks"]) else 0.0

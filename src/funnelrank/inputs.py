@@ -6,7 +6,7 @@ B rows, T tasks, S scenarios, F fields, D width of a field, W width of flat, L h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -36,9 +36,6 @@ class Inputs:
     linear: Tensor | None = None                              # [B, F, T] a weight per id and task (first order)
     numbers: Tensor | None = None                             # [B, N]
     scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
-
-    def with_flat(self, flat: Tensor) -> Inputs:
-        return replace(self, flat=flat)
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,6 @@ class Spec:
     groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g
     histories: Mapping[str, int] = field(default_factory=dict)   # history -> D
     relations: tuple[Relation, ...] = ()                      # parents stand before children
-    outputs: tuple[int, ...] = ()                             # per task, its share of O
     log_odds: tuple[float, ...] = ()                          # per task, where its head's bias starts
     views: int = 1                                            # V, of what the slot before gives
     hidden: int = 0                                           # H, likewise

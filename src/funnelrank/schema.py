@@ -155,13 +155,9 @@ def resolve(settings: Settings) -> Schema:
         features=features, spaces=spaces, tasks=tuple(tasks),
         tables={t: TableColumns(key=settings.data.tables[t].key, columns=tuple(dict.fromkeys(c)))
                 for t, c in used.items()},
-        reading=settings.model.get("reading") or default_reading(settings.model.get("name")),
+        reading=settings.model.get("reading") or "joint",
         scenario=settings.data.scenario, user=settings.data.user, time=settings.data.time,
         weight=settings.data.weight, negatives_kept=kept)
-
-
-def default_reading(model: str | None) -> str:
-    return "conditional" if model == "esmm" else "joint"
 
 
 def _with_defaults(settings: Settings, faults: list[str]) -> dict[str, AnyFeature]:

@@ -73,7 +73,10 @@ class Trainer:
         self.step = self.epoch = self.rows = self.saved = 0
         self.best: float | None = None
         self.best_step = self.waited = 0
+        self.position: dict[str, Any] | None = None                      # of the loader, behind the last batch
         self.seconds = self.cpu_seconds = 0.0
+        self._paused = self._paused_cpu = 0.0                            # spent evaluating, inside an epoch
+        self._last_log: tuple[float, int] | None = None                  # when, and rows by then
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
     def run(self, batches: Batches, row_optimiser: RowUpdates) -> Trained:
@@ -150,11 +153,10 @@ class Trainer:
         if math.isfinite(loss.item()):
             return
         tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or ["calibrator"]
-        where = getattr(self, "position", None)
         raise TrainingError(
             f"step {self.step + 1}, epoch {self.epoch + 1}: the loss of {', '.join(tasks)} is not finite "
-            f"(batch after position {where}); a lower learning rate, train.clip_norm, or a look at the rows' numbers "
-            "and weights would help. The last checkpoint is untouched.")
+            f"(batch after position {self.position}); a lower learning rate, train.clip_norm, or a "
+            "look at the rows' numbers and weights would help. The last checkpoint is untouched.")
 
     def _flush_log(self, planned: int | None = None) -> None:
         total, steps = self._losses
@@ -163,7 +165,7 @@ class Trainer:
         mean = [a / n if n else None for a, n in zip(total.tolist(), steps.tolist())]    # None: nothing was observed
         self._losses.zero_()
         now, rows = time.perf_counter(), self.rows
-        last, last_rows = getattr(self, "_last_log", (self._started, 0))
+        last, last_rows = self._last_log or (self._started, 0)
         self._last_log = (now, rows)
         event: Event = {"event": "step", "step": self.step, "epoch": self.epoch + 1,
                         "loss": dict(zip(self.model.tasks, mean)), "rows": rows,
@@ -216,9 +218,9 @@ class Trainer:
         try:
             yield
         finally:
-            self._paused = getattr(self, "_paused", 0.0) + time.perf_counter() - wall
-            self._paused_cpu = getattr(self, "_paused_cpu", 0.0) + time.process_time() - cpu
-            if hasattr(self, "_last_log"):
+            self._paused += time.perf_counter() - wall
+            self._paused_cpu += time.process_time() - cpu
+            if self._last_log:
                 self._last_log = (time.perf_counter(), self.rows)
 
     # ---- checkpoints
@@ -241,7 +243,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that is a number: where the run stands."""
         return {"step": self.step, "epoch": self.epoch, "rows": self.rows, "best": self.best,
-                "best_step": self.best_step, "waited": self.waited, "position": getattr(self, "position", None),
+                "best_step": self.best_step, "waited": self.waited, "position": self.position,
                 "row_steps": self.updates.step_count,
                 "average": {"steps": self.average.step_count, "log_decay": self.average.log_decay}
                 if self.average else None, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
