@@ -1,7 +1,8 @@
-"""Builds src/funnelrank/embedding/_rows.so from csrc/rows.cpp while the package is installed or made into a wheel.
+"""Builds src/funnelrank/_kernels.so from csrc/*.cpp while the package is installed or made into a wheel.
 
-The library is optional: without a C++ compiler one line says so and the package works on its torch engine. It is C++
-with a plain C interface, so neither Python nor torch is needed to build it, and one build serves every version of both.
+The library is optional: without a C++ compiler one line says so and the package works on torch's own operations. It
+is C++ with a plain C interface, so neither Python nor torch is needed to build it, and one build serves every version
+of both.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "csrc/rows.cpp"
-LIBRARY = "src/funnelrank/embedding/_rows.so"
+SOURCES = "csrc/*.cpp"
+LIBRARY = "src/funnelrank/_kernels.so"
 # no contraction: a * b + c must not depend on the instruction set; no errno, no traps: square roots become vectors
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared",
          "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 
 
-class RowsHook(BuildHookInterface):
+class KernelsHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict) -> None:
         why = build(Path(self.root))
         if why:
-            self.app.display_warning(f"funnelrank: the native embedding engine is not built ({why}); "
-                                     "the torch engine will do its work, more slowly")
+            self.app.display_warning(f"funnelrank: the compiled kernels are not built ({why}); "
+                                     "torch's own operations will do their work, more slowly")
             return
         build_data["artifacts"].append(LIBRARY)
         build_data["pure_python"] = False
@@ -45,7 +46,8 @@ def build(root: Path) -> str | None:
     if compiler is None:
         return "no C++ compiler"
     try:
-        done = subprocess.run([*compiler, *FLAGS, str(root / SOURCE), "-o", str(made)], capture_output=True, text=True)
+        done = subprocess.run([*compiler, *FLAGS, *map(str, sorted(root.glob(SOURCES))), "-o", str(made)],
+                              capture_output=True, text=True)
     except OSError as error:
         return f"{compiler[0]}: {error.strerror}"
     if done.returncode:

@@ -5,19 +5,13 @@
 // file is built without contraction of a * b + c (-ffp-contract=off).
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
-#include <system_error>
-#include <thread>
 #include <vector>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#endif
+#include "threads.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #ifndef MADV_COLLAPSE
@@ -28,9 +22,11 @@
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+using threads::run;
+
 namespace {
 
-constexpr int64_t VERSION = 1;       // of this interface; native.py checks it
+constexpr int64_t VERSION = 2;       // of the whole library's interface; kernels.py checks it
 constexpr int64_t BLOCK = 32;        // batch rows that are written together: what a core's own cache holds
 constexpr int64_t AHEAD = 16;        // lookups between asking for a row and using it
 constexpr int64_t NEXT = 8;          // batch rows between asking for their columns of an output and using them
@@ -92,85 +88,6 @@ struct Distinct {
     int64_t *used;                   // [threads]
     const Move *move;                // move the rows at once, or null
 };
-
-// ---- threads
-
-// Threads that wait for work. Shares are numbered, so a result never depends on who takes which, or on how many
-// threads the system would give.
-class Pool {
-  public:
-    void run(int64_t shares, void (*job)(void *, int64_t), void *argument) {
-        std::lock_guard<std::mutex> one_at_a_time(entry_);
-        {
-            std::unique_lock<std::mutex> lock(mutex_);
-            while (static_cast<int64_t>(threads_.size()) < shares - 1) {
-                try {
-                    threads_.emplace_back(&Pool::wait, this);
-                } catch (const std::system_error &) {
-                    break;
-                }
-            }
-            job_ = job, argument_ = argument, shares_ = shares, next_ = 0, done_ = 0;
-            generation_++;
-        }
-        wake_.notify_all();
-        take();
-        std::unique_lock<std::mutex> lock(mutex_);
-        finished_.wait(lock, [&] { return done_ == shares_; });
-    }
-
-  private:
-    void take() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        while (next_ < shares_) {
-            const int64_t share = next_++;
-            lock.unlock();
-            job_(argument_, share);
-            lock.lock();
-            if (++done_ == shares_) finished_.notify_all();
-        }
-    }
-
-    void wait() {
-        uint64_t seen = 0;
-        for (;;) {
-            {
-                std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return generation_ != seen; });
-                seen = generation_;
-            }
-            take();
-        }
-    }
-
-    std::mutex entry_, mutex_;
-    std::condition_variable wake_, finished_;
-    std::vector<std::thread> threads_;
-    void (*job_)(void *, int64_t) = nullptr;
-    void *argument_ = nullptr;
-    int64_t shares_ = 0, next_ = 0, done_ = 0;
-    uint64_t generation_ = 0;
-};
-
-std::atomic<Pool *> pool{nullptr};   // never freed: its threads wait until the process ends
-
-void run(int64_t shares, void (*job)(void *, int64_t), void *argument) {
-    if (shares <= 1) return job(argument, 0);
-    Pool *found = pool.load();
-    if (!found) {
-        Pool *made = new Pool;
-        if (pool.compare_exchange_strong(found, made)) {
-            found = made;
-#if defined(__unix__) || defined(__APPLE__)
-            static bool once = (pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); }), true);
-            (void)once;              // a forked child has no threads; it starts its own
-#endif
-        } else {
-            delete made;             // it has no threads yet
-        }
-    }
-    found->run(shares, job, argument);
-}
 
 // ---- rows as vectors: N * 16 floats held in registers, or N = 0 for any width, in memory
 

@@ -12,7 +12,7 @@ STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # o
 LAYERS = [
     ["errors"],
     ["settings", "schema", "document", "validate", "fill", "check", "config", "durable", "sealed"],
-    ["batch", "inputs"],
+    ["batch", "inputs", "kernels"],
     ["nn", "funnel"],
     STRANGERS,
     ["ranker"],

@@ -7,13 +7,13 @@ import pytest
 import torch
 from work import Run, Work, backward, dense, directions, outputs
 
-from funnelrank.embedding import native
+from funnelrank import kernels
 from funnelrank.embedding.reference import one_stands_for_all
 from funnelrank.errors import ConfigError
 from funnelrank.settings import RowOptimiser
 from funnelrank.train.optim import Average, RowUpdates, dense_parameters
 
-needs_native = pytest.mark.skipif(native.library() is None, reason="the package was built without a C++ compiler")
+needs_native = pytest.mark.skipif(kernels.library() is None, reason="the package was built without a C++ compiler")
 OPTIMISERS = ("adagrad", "rowwise_adagrad", "adam", "ftrl", "sgd")
 close = dict(atol=1e-6, rtol=1e-5)
 
@@ -89,7 +89,7 @@ def test_results_do_not_depend_on_the_instruction_set():
     ends = []
     try:
         for level in range(3):
-            native.library().rows_level(level)
+            kernels.library().rows_level(level)
             found = []
             for seed, name in enumerate(OPTIMISERS):
                 work = Work(seed, widths=(16, 20), rows=60)
@@ -99,7 +99,7 @@ def test_results_do_not_depend_on_the_instruction_set():
                 found += run.tensors().values()
             ends.append(found)
     finally:
-        native.library().rows_level(2)
+        kernels.library().rows_level(2)
     assert all(torch.equal(a, b) for other in ends[1:] for a, b in zip(ends[0], other, strict=True))
 
 
@@ -235,16 +235,16 @@ def test_numbers_that_learn_take_the_torch_engine():
 
 
 def test_without_the_library_torch_does_the_work_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_rows.so")
-    native.library.cache_clear()
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "_kernels.so")
+    kernels.library.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="no native embedding engine: the package was installed without a C\\+\\+"):
+        with pytest.warns(UserWarning, match="no compiled kernels: the package was installed without a C\\+\\+"):
             e = Work(0).embedding("auto")
         assert not e.runs_native
         with pytest.raises(ConfigError, match="embedding.engine: the native engine was asked for, and is not there"):
             Work(0).embedding("native")
     finally:
-        native.library.cache_clear()
+        kernels.library.cache_clear()
 
 
 # ---- compile and export

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -21,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.embedding.reference import outside
+from funnelrank.kernels import at, library, struct, threads
 from funnelrank.settings import RowOptimiser
 
-LIBRARY = Path(__file__).with_name("_rows.so")
-VERSION = 1                                         # of the interface; csrc/rows.cpp says the same
 MOST_ROWS = 2**31                                   # of one table
 ID, POOL, JAGGED, NUMBER = range(4)
 OPTIMISERS = ("none", "sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl")    # as csrc/rows.cpp counts them
@@ -32,46 +28,10 @@ STATES = {"none": (), "sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",
           "ftrl": ("sum", "z")}
 
 
-# ---- the library
-
-def _struct(**fields: str) -> type[ctypes.Structure]:
-    """A C struct; the names of its int64 (n), pointer (p), double (d) and float (f) members, in order."""
-    types = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "d": ctypes.c_double, "f": ctypes.c_float}
-    return type("Struct", (ctypes.Structure,), {"_fields_": [(name, types[k[0]]) for k, names in fields.items()
-                                                             for name in names.split()]})
-
-
-_Work = _struct(n="rows id_columns number_columns values tables items copies threads",
+_Work = struct(n="rows id_columns number_columns values tables items copies threads",
                 p="id number value offset weight item copy table output stride", n2="bad_item bad_row bad_id")
-Move = _struct(n="kind width", p="w s1 s2 average seen", d="before after", f="keep lr eps l1 l2 a1 b2 a2 c2")
-_Distinct = _struct(n="width capacity", p="slot row first gradient used move")
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled engine; None, said once, where there is none that fits."""
-    try:
-        found = ctypes.CDLL(str(LIBRARY))
-        found.rows_version.restype = ctypes.c_int64
-        if found.rows_version() != VERSION:
-            raise OSError("it was built from another version; install the package again")
-    except (OSError, AttributeError) as error:
-        why = error if LIBRARY.exists() else "the package was installed without a C++ compiler"
-        warnings.warn(f"no native embedding engine: {why}; torch's own operations do its work, more slowly",
-                      stacklevel=3)
-        return None
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
-    for name, result, arguments in (
-            ("rows_gather", number, [pointer, number]), ("rows_reduce", number, [pointer, pointer]),
-            ("rows_collect", None, [pointer, number, *[pointer] * 4]), ("rows_level", ctypes.c_char_p, [number]),
-            ("rows_move", None, [*[pointer] * 4, number, number]), ("rows_large_pages", None, [pointer, number])):
-        function = getattr(found, name)
-        function.restype, function.argtypes = result, arguments
-    return found
-
-
-def threads() -> int:
-    return min(torch.get_num_threads(), 256)
+Move = struct(n="kind width", p="w s1 s2 average seen", d="before after", f="keep lr eps l1 l2 a1 b2 a2 c2")
+_Distinct = struct(n="width capacity", p="slot row first gradient used move")
 
 
 def large_pages(tensor: Tensor) -> Tensor:
@@ -79,10 +39,6 @@ def large_pages(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu":
         library().rows_large_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 # ---- what is looked up
@@ -231,11 +187,11 @@ def _work(tables: Sequence[Tensor], ids: Tensor, numbers: Tensor | None, values:
           weights: Tensor | None, plan: Tensor, copies: Tensor, outputs: Sequence[Tensor | None],
           widths: Sequence[int], T: int) -> tuple[Any, tuple]:
     """The kernels' view of a batch, and what must stay alive while they look."""
-    places = (ctypes.c_void_p * len(tables))(*map(_at, tables)), (ctypes.c_void_p * len(outputs))(*map(_at, outputs))
+    places = (ctypes.c_void_p * len(tables))(*map(at, tables)), (ctypes.c_void_p * len(outputs))(*map(at, outputs))
     strides = (ctypes.c_int64 * len(widths))(*widths)
     work = _Work(len(ids), ids.shape[1], 0 if numbers is None else numbers.shape[1], len(values), len(tables),
-                 len(plan), len(copies), T, ids.data_ptr(), _at(numbers), values.data_ptr(), offsets.data_ptr(),
-                 _at(weights), plan.data_ptr(), copies.data_ptr(), *map(ctypes.addressof, (*places, strides)))
+                 len(plan), len(copies), T, ids.data_ptr(), at(numbers), values.data_ptr(), offsets.data_ptr(),
+                 at(weights), plan.data_ptr(), copies.data_ptr(), *map(ctypes.addressof, (*places, strides)))
     return work, (places, strides)
 
 
@@ -362,4 +318,4 @@ def move(weight: Tensor, settings: RowOptimiser | None, state: Mapping[str, Tens
 
 def move_rows(how: Move, rows: Tensor, grad: Tensor | None, old: Tensor | None) -> None:
     """Move distinct rows [U] whose gradients [U, D] lie open; `old` [U, D] are the weights before, for the average."""
-    library().rows_move(ctypes.byref(how), rows.data_ptr(), _at(grad), _at(old), len(rows), threads())
+    library().rows_move(ctypes.byref(how), rows.data_ptr(), at(grad), at(old), len(rows), threads())

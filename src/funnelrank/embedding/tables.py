@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.batch import Batch, Layout
-from funnelrank.embedding.native import Native, library
+from funnelrank.embedding.native import Native
 from funnelrank.embedding.plan import native_engine
 from funnelrank.embedding.reference import TorchEngine, bag_offsets, distinct
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs
+from funnelrank.kernels import library
 from funnelrank.schema import PAD
 from funnelrank.settings import Embedding as Settings
 

@@ -1,0 +1,61 @@
+"""The compiled kernels of csrc/: one shared library of plain C functions over raw pointers, called through ctypes.
+
+It is optional. Whoever calls it keeps every buffer, checks every shape, and has another way where it is not there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("_kernels.so")
+VERSION = 2                                         # of the interface; csrc/rows.cpp says the same
+_NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
+FUNCTIONS = {                                       # name -> result, arguments
+    "rows_gather": (_NUMBER, [_POINTER, _NUMBER]),
+    "rows_reduce": (_NUMBER, [_POINTER, _POINTER]),
+    "rows_collect": (None, [_POINTER, _NUMBER, *[_POINTER] * 4]),
+    "rows_level": (ctypes.c_char_p, [_NUMBER]),
+    "rows_move": (None, [*[_POINTER] * 4, _NUMBER, _NUMBER]),
+    "rows_large_pages": (None, [_POINTER, _NUMBER]),
+}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels; None, said once, where there are none that fit."""
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+        found.rows_version.restype = _NUMBER
+        if found.rows_version() != VERSION:
+            raise OSError("they were built from another version; install the package again")
+    except (OSError, AttributeError) as error:
+        why = error if LIBRARY.exists() else "the package was installed without a C++ compiler"
+        warnings.warn(f"no compiled kernels: {why}; torch's own operations do their work, more slowly", stacklevel=3)
+        return None
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def struct(**fields: str) -> type[ctypes.Structure]:
+    """A C struct; the names of its int64 (n), pointer (p), double (d) and float (f) members, in order."""
+    types = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "d": ctypes.c_double, "f": ctypes.c_float}
+    return type("Struct", (ctypes.Structure,), {"_fields_": [(name, types[k[0]]) for k, names in fields.items()
+                                                             for name in names.split()]})
+
+
+def threads() -> int:
+    """Shares of the work: as many threads as torch uses."""
+    return min(torch.get_num_threads(), 256)
+
+
+def at(tensor: Tensor | None) -> int | None:
+    """Where a contiguous CPU tensor's numbers lie."""
+    return None if tensor is None else tensor.data_ptr()
