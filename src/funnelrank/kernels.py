@@ -23,6 +23,8 @@ FUNCTIONS = {                                       # name -> result, arguments
     "rows_level": (ctypes.c_char_p, [_NUMBER]),
     "rows_move": (None, [*[_POINTER] * 4, _NUMBER, _NUMBER]),
     "rows_large_pages": (None, [_POINTER, _NUMBER]),
+    "norm_forward": (None, [_POINTER]),
+    "norm_backward": (None, [_POINTER]),
 }
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Needs, Spec
+from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import MLP, Activation, Linear
 
 
@@ -111,6 +112,8 @@ class _Attention(nn.Module):
         self.project = Linear(H, H) if variant == "cross" else None
 
     def forward(self, u: Tensor) -> Tensor:
+        if self.variant == "self_gate" and self.heads == 1:
+            return self._one_head(u)
         split = lambda a: a.unflatten(-1, (self.heads, self.k))         # [..., H] -> [..., heads, k]
         if self.variant == "self_gate":
             value, query, key = split(self.h1(u)), split(self.h2(u)), split(self.h3(u))
@@ -119,3 +122,9 @@ class _Attention(nn.Module):
         weight = ((query * key).sum(-1) / math.sqrt(self.k)).softmax(1)     # [B, U, heads]
         z = (weight.unsqueeze(-1) * value).sum(1).flatten(1)                # [B, H]
         return z if self.project is None else self.project(z)
+
+    def _one_head(self, u: Tensor) -> Tensor:
+        """self_gate in fewer products: <W2 u, W3 u> = u' (W2' W3) u, and sum_u w_u W1 u = W1 sum_u w_u u."""
+        asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)     # (W2' W3) u
+        weight = ((asked * u).sum(2) / math.sqrt(self.k)).softmax(1)                           # [B, U]
+        return self.h1((weight.unsqueeze(2) * u).sum(1))                                       # [B, H]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from funnelrank.nn.affine import affine
+from funnelrank.nn.norm import Norm
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
@@ -43,12 +45,18 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stack is None:
-            return F.linear(x, self.weight, self.bias)
+            return affine(x, self.weight, self.bias)
         if x.dim() == 2:
-            bias = None if self.bias is None else self.bias.reshape(-1)
-            return F.linear(x, self.weight.reshape(-1, self.width), bias).view(-1, self.stack, self.out)
-        biases = [None] * self.stack if self.bias is None else self.bias.unbind(0)
-        return torch.stack([F.linear(u, w, b) for u, w, b in zip(x.unbind(1), self.weight.unbind(0), biases)], 1)
+            return affine(x, *self.wide()).view(-1, self.stack, self.out)
+        return torch.stack([affine(u, *self.one(i)) for i, u in enumerate(x.unbind(1))], 1)
+
+    def wide(self) -> tuple[Tensor, Tensor | None]:
+        """All n as one layer [n * out, in], for an input that they share; without a stack, the layer itself."""
+        return self.weight.flatten(0, -2), None if self.bias is None else self.bias.flatten()
+
+    def one(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """Layer i alone."""
+        return self.weight[i], None if self.bias is None else self.bias[i]
 
     def extra_repr(self) -> str:
         return f"{self.width} -> {self.out}" + ("" if self.stack is None else f", stack={self.stack}")
@@ -76,34 +84,35 @@ class MLP(nn.Module):
             }))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.layers and self.stack is not None and x.dim() == 2:
+        if self.stack is None:
+            for layer in self.layers:
+                x = _layer(layer, x)
+            return x
+        if x.dim() == 3:
+            xs = list(x.unbind(1))
+        elif not self.layers:
             return x.unsqueeze(1).expand(-1, self.stack, -1)
-        for layer in self.layers:
-            for step in layer.values():
-                x = step(x)
-        return x
+        else:                                        # the first layers in one product, as they share their input
+            wide = _layer(self.layers[0], x)
+            xs = [part.contiguous() for part in wide.chunk(self.stack, 1)]
+        for layer in self.layers[1 if x.dim() == 2 else 0:]:
+            xs = [_layer(layer, u, i) for i, u in enumerate(xs)]
+        return torch.stack(xs, 1)
 
 
-class Norm(nn.Module):
-    """Batch or layer normalisation of [B, H], or of each of n stacked [B, n, H] by itself."""
+def _layer(layer: nn.ModuleDict, x: Tensor, i: int | None = None) -> Tensor:
+    """One layer of an MLP, x [B, in] -> [B, out]; of a stack all n side by side [B, n * out], or layer i alone.
 
-    def __init__(self, kind: Literal["batch", "layer"], width: int, stack: int | None = None):
-        super().__init__()
-        self.kind = kind
-        if kind == "batch":
-            self.norm = nn.BatchNorm1d(width * (stack or 1))
-        else:
-            self.norm = nn.LayerNorm(width, elementwise_affine=stack is None)
-            if stack is not None:
-                self.gain = nn.Parameter(torch.ones(stack, width))
-                self.shift = nn.Parameter(torch.zeros(stack, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "batch":
-            n = self.norm
-            if self.training and len(x) < 2:         # one row has no variance: an epoch's last batch can be so small
-                flat = F.batch_norm(x.flatten(1), n.running_mean, n.running_var, n.weight, n.bias, eps=n.eps)
-                return flat.view_as(x)
-            return n(x.flatten(1)).view_as(x)
-        x = self.norm(x)
-        return x * self.gain + self.shift if hasattr(self, "gain") else x
+    A ReLU is done where the product or the norm before it is; batch norm at evaluation is folded into the product.
+    """
+    linear, relu = layer["linear"], isinstance(layer["activation"], nn.ReLU)
+    weight, bias = linear.wide() if i is None else linear.one(i)
+    if "norm" not in layer:
+        x = affine(x, weight, bias, relu)
+    elif layer["norm"].folds():
+        x = affine(x, *layer["norm"].fold(weight, bias, i), relu)
+    else:
+        x = layer["norm"](affine(x, weight, bias), i, relu)
+    if not relu:
+        x = layer["activation"](x)
+    return layer["dropout"](x) if "dropout" in layer else x

@@ -99,18 +99,19 @@ def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def dense_optimiser(model: nn.Module, settings: DenseOptimiser) -> torch.optim.Optimizer:
-    """L2 acts on weight matrices, never on biases, gains or other vectors."""
+    """L2 acts on weight matrices, never on biases, gains or other vectors. One pass over each weight (`fused`)."""
     matrices = {id(p) for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1}
     groups = [{"params": [p for p in dense_parameters(model) if (id(p) in matrices) == held],
                "weight_decay": settings.l2 if held else 0.0} for held in (True, False)]
     groups = [g for g in groups if g["params"]]
     lr = settings.lr
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for g in groups for p in g["params"])
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr)
+        return torch.optim.SGD(groups, lr=lr, fused=fused)
     if settings.name == "adagrad":
         return torch.optim.Adagrad(groups, lr=lr, eps=settings.eps)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=lr, betas=settings.betas, eps=settings.eps)
+    return kind(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)
 
 
 def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
