@@ -1,0 +1,53 @@
+"""The physical floor: what is counted, and that counting leaves no trace."""
+
+import pytest
+import torch
+from made import batch, config, layout, model
+
+from funnelrank.settings import RowOptimiser
+from funnelrank.train.floor import Machine, Product, Work, floor_ms, measure_machine, products, row_bytes, work_of
+from funnelrank.train.optim import Average, RowUpdates
+
+
+@pytest.mark.parametrize("said", [{"name": "aitm"}, {"name": "mmoe"}, {"name": "din"}, {"name": "deepfm"}])
+def test_counting_leaves_the_model_and_chance_as_they_were(said):
+    m, b = model(config(model=said)), batch()
+    before, chance = {k: v.clone() for k, v in m.state_dict().items()}, torch.get_rng_state()
+    work = work_of(m, b, RowUpdates(m.embedding, RowOptimiser()))
+    assert work.multiply_adds > 0 and work.bytes > 0 and work.rows == len(b)
+    assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
+    assert torch.equal(chance, torch.get_rng_state())
+    assert all(p.grad is None for p in m.parameters()) and not m.embedding.take_gradients()
+
+
+def test_a_backward_costs_twice_its_forward():
+    m = model(config(model={"name": "shared_bottom", "represent": {"hidden": [7, 5]}, "predict": {"hidden": [3]}}))
+    b = batch(rows=12)
+    forward = m.embedding.flat_width * 7 + 7 * 5 + 3 * (5 * 3 + 3 * 1)
+    assert sum(n * a * k * p for n, a, k, p in products(m, b)) == 3 * 12 * forward
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_bytes_by_hand(engine):
+    m = model(config(embedding={"width": 4, "engine": engine}, model={"name": "lr", "side": ["lr"]}))
+    b, of = batch(rows=12), layout()
+    values = {f: b.bags(k)[0].tolist() for k, f in enumerate(of.lists)}
+    looked_up = 3 * 12 + len(b.values)
+    distinct = len({(of.space[f], int(v)) for i, f in enumerate(of.ids) for v in b.ids[:, i]}
+                   | {(of.space[f], v) for f, vs in values.items() for v in vs})
+    updates = RowUpdates(m.embedding, RowOptimiser(name="rowwise_adagrad"))
+    expected = sum(4 * width * (looked_up + 2 * 5 * 12) + 2 * distinct * 4 * (width + 1) for width in (4, 3))
+    assert row_bytes(m.embedding, b, updates) == expected
+    average = Average(m, m.embedding, 0.9)
+    assert row_bytes(m.embedding, b, updates, average) == expected + sum(2 * distinct * (4 * w + 8) for w in (4, 3))
+
+
+def test_the_floor_adds_products_and_bytes():
+    work = Work(rows=1, products=(Product(2, 3, 4, 5), Product(1, 1, 1, 30)), bytes=6000)
+    assert work.multiply_adds == 150
+    assert floor_ms(work, Machine(flops=1e5, bytes=1e6)) == pytest.approx(3 + 6)
+
+
+def test_a_machine_has_rates():
+    machine = measure_machine([Product(1, 64, 32, 16), Product(2, 64, 8, 8)], seconds=0.002)
+    assert machine.flops > 1e6 and machine.bytes > 1e6
