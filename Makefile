@@ -1,13 +1,15 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
 # make lint   ruff
+# make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
 
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .bench-env/installed
 
-.PHONY: run test lint install
+.PHONY: run test lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -19,6 +21,12 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 
+bench: $(INSTALLED) $(PEERS)
+	$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(INSTALLED) $(PEERS)
+	$(BIN)/python benchmarks/bench.py --quick
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
@@ -26,3 +34,8 @@ $(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $(INSTALLED)
+
+$(PEERS): benchmarks/peers/requirements.txt constraints.txt
+	test -x .bench-env/bin/python || $(PYTHON) -m venv .bench-env
+	.bench-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/requirements.txt
+	touch $(PEERS)
