@@ -159,7 +159,8 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
             return Judged(table.value(rows, metric), direction,
                           {f"valid/{k}": v for k, v in table.wide(rows, "valid").items()})
 
-    loader = Loader(splits["train"], encoder.layout, settings.batch_size, shuffle=True, seed=settings.seed)
+    loader = Loader(splits["train"], encoder.layout, settings.batch_size, shuffle=True, seed=settings.seed,
+                    memory=config.settings.data.memory)
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge)

@@ -10,12 +10,13 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 2                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 3                                         # of the interface; csrc/rows.cpp says the same
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
 FUNCTIONS = {                                       # name -> result, arguments
@@ -27,6 +28,9 @@ FUNCTIONS = {                                       # name -> result, arguments
     "rows_large_pages": (None, [_POINTER, _NUMBER]),
     "norm_forward": (None, [_POINTER]),
     "norm_backward": (None, [_POINTER]),
+    "take_lists": (_NUMBER, [_POINTER]),
+    "take_rows": (None, [_POINTER]),
+    "take_sort": (None, [_POINTER, _POINTER, _NUMBER]),
 }
 
 
@@ -40,7 +44,7 @@ def library() -> ctypes.CDLL | None:
             raise OSError("they were built from another version; install the package again")
     except (OSError, AttributeError) as error:
         why = error if LIBRARY.exists() else "the package was installed without a C++ compiler"
-        warnings.warn(f"no compiled kernels: {why}; torch's own operations do their work, more slowly", stacklevel=3)
+        warnings.warn(f"no compiled kernels: {why}; torch and numpy do their work, more slowly", stacklevel=3)
         return None
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(found, name)
@@ -57,6 +61,8 @@ def struct(**fields: str) -> type[ctypes.Structure]:
 
 def threads() -> int:
     """Shares of the work: as many threads as torch uses."""
+    import torch  # not needed to read data, and slow to come
+
     return min(torch.get_num_threads(), 256)
 
 

@@ -156,10 +156,10 @@ def test_drop_last_leaves_only_full_batches():
 
 # ---- positions
 
-@given(stop=st.integers(0, 12), size=st.integers(3, 9))
-def test_resuming_at_any_position_is_never_having_stopped(stop, size):
-    straight = [batch for n in range(2) for batch in loader(encoded(), size).epoch(n)]
-    first, done = loader(encoded(), size), []
+@given(stop=st.integers(0, 12), size=st.integers(3, 9), memory=st.sampled_from([None, 100, 800]))
+def test_resuming_at_any_position_is_never_having_stopped(stop, size, memory):
+    straight = [batch for n in range(2) for batch in loader(encoded(), size, memory=memory).epoch(n)]
+    first, done = loader(encoded(), size, memory=memory), []
     for n in range(2):
         for batch in first.epoch(n):
             if len(done) >= stop:
@@ -169,8 +169,8 @@ def test_resuming_at_any_position_is_never_having_stopped(stop, size):
         if len(done) >= stop:
             break
     if not done:
-        state = loader(encoded(), size).state()
-    second = loader(encoded(), size)
+        state = loader(encoded(), size, memory=memory).state()
+    second = loader(encoded(), size, memory=memory)
     second.restore(json.loads(json.dumps(state)))
     for n in range(state["epoch"], 2):
         done += second.epoch(n)
@@ -204,6 +204,11 @@ def test_a_position_in_other_batches_is_refused():
         loader(encoded(), seed=8).restore(state)
     with pytest.raises(TrainingError, match="rows was 23, now it is 24"):
         loader(encoded(24)).restore(state)
+    with pytest.raises(TrainingError, match="block was None, now it is 1; window was None, now it is 1$"):
+        loader(encoded(), memory=100).restore(state)
+    del state["order"]                       # made by another rule
+    with pytest.raises(TrainingError, match="order was None, now it is 2"):
+        loader(encoded()).restore(state)
 
 
 # ---- the thread

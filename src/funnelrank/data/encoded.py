@@ -40,3 +40,8 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = [self.ids, self.numbers, self.scenario, self.labels, self.weight, self.user]
+        return sum(a.nbytes for a in [*arrays, *(a for each in self.lists for a in each if a is not None)])

@@ -11,24 +11,27 @@ import numpy as np
 import torch
 
 from funnelrank.batch import Batch, Layout
-from funnelrank.data.derive import gather
 from funnelrank.data.encoded import Encoded
+from funnelrank.data.order import Order
+from funnelrank.data.take import COLUMNS, Taken, take
 from funnelrank.errors import TrainingError
 
 
 class Loader:
     """Cuts a split into batches of `batch_size` rows; the last one is smaller, or left out with `drop_last`.
 
-    shuffle   every epoch is one permutation of all rows, drawn from (seed, epoch); otherwise the split's own order
+    shuffle   every epoch is a permutation of all rows, drawn from (seed, epoch); otherwise the split's own order
+    memory    bytes that rows may take: a larger split is shuffled by blocks and within windows of them (order.py)
     """
 
     def __init__(self, split: Encoded, layout: Layout, batch_size: int, shuffle: bool, seed: int = 0,
-                 drop_last: bool = False):
+                 drop_last: bool = False, memory: int | None = None):
         assert batch_size >= 1 and seed >= 0
         widths = (split.ids.shape[1], split.numbers.shape[1], len(split.lists), split.labels.shape[1])
         assert widths == (len(layout.ids), len(layout.numbers), len(layout.lists), len(layout.tasks)), widths
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.drop_last = drop_last
+        self._order = Order(len(split), split.nbytes, seed, memory) if shuffle else None
         self._epoch, self._batch = 0, 0                 # the next batch to hand out
         self._resume: tuple[int, int] | None = None
 
@@ -50,10 +53,7 @@ class Loader:
     def order(self, n: int) -> np.ndarray:
         """Rows [n] of an epoch, in the order they are handed out."""
         rows = len(self.split)
-        if not self.shuffle:
-            return np.arange(rows)
-        seeds = np.random.SeedSequence(self.seed, spawn_key=(n,))
-        return np.random.Generator(np.random.Philox(seeds)).permutation(rows)
+        return self._order.rows(n, 0, rows) if self._order else np.arange(rows)
 
     def state(self) -> dict[str, Any]:
         """The position behind the last batch handed out, and what it is a position in; JSON can hold it."""
@@ -73,17 +73,16 @@ class Loader:
 
     def _place(self) -> dict[str, Any]:
         return {"seed": self.seed, "rows": len(self.split), "batch_size": self.batch_size, "shuffle": self.shuffle,
-                "drop_last": self.drop_last}
+                "drop_last": self.drop_last, **(self._order.place() if self._order else {})}
 
     def _batches(self, n: int, start: int) -> Iterator[Batch]:
         batches, size = len(self), self.batch_size
         if start >= batches:
             return
-        order = self.order(n) if self.shuffle else None
 
         def make(b: int) -> Batch:
-            rows = slice(b * size, min((b + 1) * size, len(self.split)))
-            return pack(self.split, rows if order is None else order[rows])
+            first, end = b * size, min((b + 1) * size, len(self.split))
+            return pack(self.split, self._order.rows(n, first, end) if self._order else slice(first, end))
 
         with ThreadPoolExecutor(1, "funnelrank-loader") as thread:      # its end waits for the batch being packed
             ahead = thread.submit(make, start)
@@ -96,33 +95,26 @@ class Loader:
 
 
 def pack(encoded: Encoded, rows: np.ndarray | slice) -> Batch:
-    """Some rows as a Batch in memory of its own: positions [B] in any order, or a slice in steps of one."""
-    def take(array: np.ndarray) -> np.ndarray:
-        return array[rows].copy() if isinstance(rows, slice) else np.take(array, rows, axis=0)
+    """Some rows as a Batch in memory of its own: positions [B] int64 in any order, or a slice in steps of one."""
+    taken = _slice(encoded, rows) if isinstance(rows, slice) else take(encoded, rows)
+    return Batch(
+        **{name: torch.from_numpy(array) for name, array in taken.columns.items()},
+        values=torch.from_numpy(taken.values), offsets=torch.from_numpy(taken.offsets),
+        value_weights=None if taken.weights is None else torch.from_numpy(taken.weights))
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(take(array))
 
+def _slice(encoded: Encoded, rows: slice) -> Taken:
+    """What `take` gives for neighbours: every array is one piece."""
+    start, stop, _ = rows.indices(len(encoded))
     weighted = any(listed.weights is not None for listed in encoded.lists)
     values, weights, offsets, end = [np.empty(0, np.int32)], [np.empty(0, np.float32)], [np.zeros(1, np.int64)], 0
     for listed in encoded.lists:
-        places, starts = _places(listed.offsets, rows)
-        values.append(listed.values[places])
-        offsets.append(starts[1:] + end)
+        starts = listed.offsets[start:stop + 1]
+        values.append(listed.values[starts[0]:starts[-1]])
+        offsets.append(starts[1:] + (end - starts[0]))
         end += len(values[-1])
         if weighted:
-            weights.append(np.ones(len(values[-1]), np.float32) if listed.weights is None else listed.weights[places])
-    return Batch(
-        ids=tensor(encoded.ids), numbers=tensor(encoded.numbers),
-        values=torch.from_numpy(np.concatenate(values)), offsets=torch.from_numpy(np.concatenate(offsets)),
-        scenario=tensor(encoded.scenario), labels=tensor(encoded.labels), weight=tensor(encoded.weight),
-        user=tensor(encoded.user), value_weights=torch.from_numpy(np.concatenate(weights)) if weighted else None)
-
-
-def _places(offsets: np.ndarray, rows: np.ndarray | slice) -> tuple[np.ndarray | slice, np.ndarray]:
-    """Where the values of some rows lie, and their offsets [B + 1] from 0."""
-    if not isinstance(rows, slice):
-        return gather(offsets, rows)
-    start, stop, _ = rows.indices(len(offsets) - 1)
-    starts = offsets[start:stop + 1]
-    return slice(starts[0], starts[-1]), starts - starts[0]
+            weights.append(np.ones(len(values[-1]), np.float32) if listed.weights is None
+                           else listed.weights[starts[0]:starts[-1]])
+    return Taken({name: getattr(encoded, name)[rows].copy() for name in COLUMNS}, np.concatenate(values),
+                 np.concatenate(offsets), np.concatenate(weights) if weighted else None)
