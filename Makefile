@@ -1,5 +1,6 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
+# make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
@@ -9,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test lint install bench bench-quick
+.PHONY: run test chaos lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -17,6 +18,9 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED)
+	$(BIN)/python benchmarks/chaos.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

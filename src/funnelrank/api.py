@@ -6,14 +6,11 @@ The steps themselves are functions of flow.py. `train(config)` does all of them 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,7 @@ from funnelrank.data.source import Source, open_source
 from funnelrank.data.writer import ParquetWriter
 from funnelrank.describe import describe as describe_config
 from funnelrank.describe import describe_ranker
-from funnelrank.durable import write_failure
+from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as pictures
 from funnelrank.evaluate import table
@@ -53,6 +50,7 @@ from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, TaskColumn, who_reads
 from funnelrank.sealed import refuse_strangers
 from funnelrank.train.events import Event, Recorder, Report
+from funnelrank.train.standing import Standing
 from funnelrank.train.trainer import Trained
 
 
@@ -67,23 +65,39 @@ class Run:
     ranker: Ranker | None = field(default=None, repr=False)
 
 
-def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
-    """All steps, into the run's folder: artefact/, metrics.json, report.html, events.jsonl, checkpoints/."""
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+def train(config: Config, *, report: Report = silent, fresh: bool = False, **given: Any) -> Run:
+    """All steps, into the run's folder: artefact/, metrics.json, report.html, events.jsonl, run.json, checkpoints/.
+
+    A run of the same config and data that did not finish is gone on with from its last checkpoint; one that did is
+    returned as it is, if the same code made it. `fresh` begins anew in either case. Raises ConfigError where another
+    process trains into the folder, or where it holds an unfinished run of another config or data.
+    """
+    clock = time.perf_counter()
     folder = Path(config.settings.train.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"train.out: {folder} cannot be made a folder ({error.strerror})") from None
+    if config.settings.train.threads:
+        torch.set_num_threads(config.settings.train.threads)
     events: list[Event] = []
     board = folder if config.settings.train.tensorboard else None
     with Recorder(folder / "events.jsonl", events, report, board) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
         data = open_data(config, **given)
+        standing = Standing(folder, config, data.fingerprint())
+        if standing.finished and not fresh:
+            report({"event": "finished", "folder": str(folder)})
+            return finished(folder)
+        goes_on = standing.begin(fresh)
+        if not goes_on:
+            record.begin_anew()
+            if standing.found:
+                record({"event": "anew", "folder": str(folder), "changed": standing.changed()})
         encoder = prepare(config, data, record)
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
-        trained = fit(config, model, encoder, splits, folder=folder, report=record)
+        trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on)
         rows, reliability = [], {}
         for split in ("valid", "test"):
             if split in splits:
@@ -94,8 +108,11 @@ def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
         seconds = time.perf_counter() - clock
         about = {"name": config.name, "model": config.settings.model.get("name") or "five slots",
                  "reading": config.schema.reading, "parameters": sum(p.numel() for p in model.parameters()),
-                 "seed": config.settings.train.seed, "started": started.isoformat(" ", "seconds"),
-                 "seconds": round(seconds, 1), "training": dataclasses.asdict(trained), "versions": versions()}
+                 "seed": config.settings.train.seed, "started": standing.record["started"],
+                 "seconds": round(seconds, 1), "training": dataclasses.asdict(trained),
+                 "versions": standing.record["versions"], "machine": standing.record["machine"],
+                 "data": standing.record["data"], "encoder": encoder.hash(),
+                 "resumed": [e["step"] for e in events if e["event"] == "resume"]}
         ranker = Ranker._made(config, encoder, model)
         ranker.about, ranker.rows = about, rows
         ranker.save(folder / "artefact")
@@ -107,25 +124,25 @@ def train(config: Config, *, report: Report = silent, **given: Any) -> Run:
             "contradictions": {s: e.contradictions for s, e in splits.items() if "/" not in s}, "about": about}))
         record({"event": "done", "folder": str(folder), "seconds": round(seconds, 2),
                 "training": dataclasses.asdict(trained)})
+        standing.end()
     return Run(folder, rows, trained, seconds, ranker)
+
+
+def finished(folder: Path) -> Run:
+    """A finished run, from its folder."""
+    ranker = Ranker.load(folder)
+    return Run(folder, ranker.rows, Trained(**ranker.about["training"]), ranker.about["seconds"], ranker)
 
 
 _run = train          # in Ranker.fit, `train` names the rows
 
 
-def versions() -> dict[str, str]:
-    return {"funnelrank": version("funnelrank"), "torch": torch.__version__, "python": platform.python_version()}
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step. Raises TrainingError where it cannot be written; what was there stays."""
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise TrainingError(f"{path}: {write_failure(error, path.parent) or error}") from error
 
 
@@ -150,12 +167,16 @@ class Ranker:
         ranker.encoder, ranker.model = encoder, model
         return ranker
 
-    def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = silent) -> Ranker:
-        """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables."""
+    def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = silent,
+            fresh: bool = False) -> Ranker:
+        """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables.
+
+        A run that is in the folder already is gone on with, or taken as it is, as `train` says; unless `fresh`.
+        """
         given = {k: v for k, v in (("train", train), ("valid", valid), ("test", test)) if v is not None}
         if train is not None:                       # rows given by hand do not mix with the config's files
             given = {"train": None, "valid": None, "test": None} | given
-        run = _run(self.config, report=report, **given)
+        run = _run(self.config, report=report, fresh=fresh, **given)
         self.encoder, self.model = run.ranker.encoder, run.ranker.model
         self.about, self.rows = run.ranker.about, run.rows
         return self

@@ -83,10 +83,11 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
 
 
 @app.command
-def train(config: Path, /, *, sets: Sets = None) -> None:
+def train(config: Path, /, *, sets: Sets = None, fresh: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Train a model, measure it, and leave a run folder.
 
-    The folder holds artefact/, metrics.json, report.html and events.jsonl. For example:
+    The folder holds artefact/, metrics.json, report.html and events.jsonl. A run that was stopped, however it was,
+    goes on from its last checkpoint when the same command is given again. For example:
 
       funnelrank train demo.yaml
       funnelrank train demo.yaml --set train.seed=1 --set train.out=runs/demo-1
@@ -96,11 +97,13 @@ def train(config: Path, /, *, sets: Sets = None) -> None:
     ----------
     config
         The YAML file. The run's folder is train.out, by default runs/<name of the file>.
+    fresh
+        Begin anew, whatever run is in the folder.
     """
     read = _load(config, sets)
     from funnelrank import api
     with _Console() as console:
-        run = api.train(read, report=console.watch)
+        run = api.train(read, report=console.watch, fresh=fresh)
     splits = {row["split"] for row in run.rows}
     for split in ("test", "valid"):
         if split in splits:
@@ -303,6 +306,18 @@ class _Console:
                 value = "-" if event["value"] is None else f"{event['value']:.4f}"
                 best = " (best)" if event["better"] else ""
                 self._line(f"step {event['step']:,}: {event['metric']} {value}{best}")
+            case "resume":
+                self._line(f"going on from step {event['step']:,}" if event["step"] else
+                           "going on with a run that had no checkpoint yet")
+            case "anew":
+                why = f" ({'; '.join(event['changed'][:3])})" if event["changed"] else ""
+                self._line(f"{event['folder']}: beginning anew{why}; the artefact that is there stays until this run "
+                           "ends")
+            case "interrupted":
+                self._line(f"step {event['step']:,}: checkpoint written; the same command goes on from here")
+            case "finished":
+                self._line(f"{event['folder']}: this run is finished, and the same config, data and code would give "
+                           "the same again; --fresh trains all the same")
 
     def _advance(self, stage: str, done: int, total: int | None, said: str) -> None:
         if self.live:

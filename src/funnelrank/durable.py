@@ -53,6 +53,51 @@ def new_folder(target: Path) -> Iterator[Path]:
         _unlock(lock)
 
 
+def replace_file(target: Path, content: bytes) -> None:
+    """Puts a file in place in one step, once its bytes are on the disk. What was there stays if that fails."""
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush_names(target.parent)
+
+
+def lock_file(descriptor: int) -> bool:
+    """Whether this process now holds an open file alone, until it closes it or dies.
+
+    True, too, where the file system has no locks: then nobody can hold it.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def remove_folder(target: Path) -> None:
+    """Removes a folder and the one before it, so that nobody ever finds it half removed."""
+    target = Path(os.path.realpath(target))
+    if not target.parent.is_dir():
+        return
+    sweep(target.parent, escape(target.name))
+    with _alone(target.parent):
+        for path in (_old(target), target):          # the one before first: it would be put back
+            rubbish = _temporary(target)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, rubbish)
+                shutil.rmtree(rubbish, ignore_errors=True)
+        flush_names(target.parent)
+
+
 def find_folder(target: Path) -> Path | None:
     """Where the folder `target` is complete: at its place, put back there first if need be. None if nowhere."""
     target = Path(os.path.realpath(target))
@@ -186,10 +231,10 @@ def _flush(folder: Path) -> None:
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
         os.chmod(place, 0o755)
-        _flush_names(Path(place))
+        flush_names(Path(place))
 
 
-def _flush_names(folder: Path) -> None:
+def flush_names(folder: Path) -> None:
     if os.name == "nt":          # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -208,7 +253,7 @@ def _put(temporary: Path, target: Path) -> None:
             _discard_old(target)
             os.rename(target, old)
         os.rename(temporary, target)
-        _flush_names(target.parent)
+        flush_names(target.parent)
         _discard_old(target)
 
 

@@ -55,6 +55,11 @@ class Data:
     sources: dict[str, Source]
     tables: dict[str, Dimension]
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The files behind it, or the content of tables given by hand: 'train', 'valid', 'test', 'tables.items'."""
+        return {**{split: source.fingerprint() for split, source in self.sources.items()},
+                **{f"tables.{name}": table.files for name, table in self.tables.items()}}
+
 
 def open_data(config: Config, **given: Any) -> Data:
     """Find the files of every split, check that the columns are there, and load the dimension tables.
@@ -142,8 +147,11 @@ def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, 
 
 
 def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,
-        folder: Path | None = None, report: Report = silent) -> Trained:
-    """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights."""
+        folder: Path | None = None, report: Report = silent, resume: bool = False) -> Trained:
+    """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights.
+
+    With `resume`, from the last checkpoint in the folder on; otherwise checkpoints that are there are removed.
+    """
     settings = config.settings.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -164,7 +172,7 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge)
-    return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser))
+    return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser), resume)
 
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,

@@ -395,7 +395,9 @@ class Train(Section):
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between evaluations on valid. Default: at the end of each epoch."""
     checkpoint_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints. Default: at each evaluation."""
+    """Steps between checkpoints, beside those at evaluations and by the clock."""
+    checkpoint_seconds: int | None = Field(300, ge=1)
+    """Seconds between checkpoints, or 20 times as long as the last one took; null: not by the clock."""
     log_every: int = Field(20, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
     threads: int | None = Field(None, ge=1, le=4096)

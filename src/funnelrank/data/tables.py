@@ -6,6 +6,7 @@ one. Positions are exact for the whole int64 range and for any text.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +172,7 @@ class Dimension:
         """`table` holds the key column and the attributes; raises DataError for null and for repeated keys."""
         where = where or f"table '{name}'"
         self.name, self.key_column, self.table = name, key_column, table.combine_chunks()
+        self.files: dict[str, Any] = {}              # as Source.fingerprint describes them, where it was read from some
         keys = canonical(table[key_column], f"{where}: key '{key_column}'")
         if keys.null_count:
             raise DataError(f"{where}: key '{key_column}' is null in {keys.null_count} of {len(keys)} rows; a table "
@@ -238,6 +240,7 @@ def open_tables(schema: Schema, data: Data) -> dict[str, Dimension]:
         source.require(columns, who)
         table, held = _read_all(source, columns, held, data.memory)
         tables[name] = Dimension(name, wanted.key, table, source.name)
+        tables[name].files = source.fingerprint()
     return tables
 
 

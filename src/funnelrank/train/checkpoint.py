@@ -12,8 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from funnelrank.durable import find_folder
-from funnelrank.sealed import load_tensors, open_sealed, read_json, save_tensors, to_json, write_sealed
+from funnelrank.durable import find_folder, remove_folder
+from funnelrank.sealed import (
+    load_tensors,
+    open_sealed,
+    read_json,
+    refuse_strangers,
+    save_tensors,
+    to_json,
+    write_sealed,
+)
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -40,6 +48,15 @@ def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         return None
     sealed = open_sealed(path, "checkpoint")
     return load_tensors(sealed.path / TENSORS), read_json(sealed.path / STATE, f"checkpoint {path}")
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a run that is not gone on with. Raises ArtefactError where one is something else."""
+    paths = [Path(folder) / name for name in ("last", "best")]
+    for path in paths:
+        refuse_strangers(path, "checkpoint")
+    for path in paths:
+        remove_folder(path)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from funnelrank.durable import write_failure
+from funnelrank.durable import lock_file, write_failure
 from funnelrank.errors import ConfigError, TrainingError
 
 Event = dict[str, Any]
@@ -18,39 +19,78 @@ Report = Callable[[Event], None]
 class Recorder:
     """Events go to a file of JSON lines, to a list for the report, to the caller, and to TensorBoard where asked.
 
-    `progress` events, many a second, go to the caller alone. Raises TrainingError where the file cannot be written.
+    `progress` events, many a second, go to the caller alone. While it is open no other process records into the same
+    file: that is a ConfigError there. The file goes on where it ended; `begin_anew` empties it. After a `resume` event
+    of step n the list holds no event of a later step from before it, since those steps are done again; the file does.
+    Raises TrainingError where the file cannot be written.
     """
 
     def __init__(self, path: Path, kept: list[Event], report: Report, tensorboard: Path | None = None):
         self.path, self.kept, self.report = path, kept, report
-        self.board = _board(tensorboard) if tensorboard else None
+        self._tensorboard, self.board = tensorboard, None
 
     def __enter__(self) -> Recorder:
-        self._write("w", "")
+        try:
+            self._file = self.path.open("a+b")
+        except OSError as error:
+            raise self._failed(error) from error
+        if not lock_file(self._file.fileno()):
+            self._file.close()
+            raise ConfigError(f"train.out: another process is training into {self.path.parent} just now; wait for its "
+                              "end, or choose another folder")
+        self._take_up()
+        if self._tensorboard:
+            self.board = _board(self._tensorboard)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._file.close()
         if self.board:
             self.board.close()
+
+    def begin_anew(self) -> None:
+        self._file.truncate(0)
+        self.kept.clear()
 
     def __call__(self, event: Event) -> None:
         event = {"time": round(time.time(), 3), **event}
         if event["event"] != "progress":
-            self.kept.append(event)
-            self._write("a", json.dumps(event) + "\n")
+            self._keep(event)
+            try:
+                self._file.write(json.dumps(event).encode() + b"\n")
+                self._file.flush()
+            except OSError as error:
+                raise self._failed(error) from error
             if self.board:
                 for name, value in (event.get("loss") or event.get("metrics") or {}).items():
                     if value is not None:
                         self.board.add_scalar(f"{event['event']}/{name}", value, event["step"])
         self.report(event)
 
-    def _write(self, mode: str, text: str) -> None:
-        try:
-            with self.path.open(mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            why = write_failure(error, self.path.parent) or str(error)
-            raise TrainingError(f"{self.path}: {why}; checkpoints are untouched") from error
+    def _keep(self, event: Event) -> None:
+        if event["event"] == "resume":
+            self.kept[:] = [e for e in self.kept if e.get("step", 0) <= event["step"]]
+        self.kept.append(event)
+
+    def _take_up(self) -> None:
+        """What an earlier process wrote, without the line that it was killed in."""
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            try:
+                event = json.loads(line)
+                if not line.endswith(b"\n") or not isinstance(event, dict) or "event" not in event:
+                    break
+            except ValueError:
+                break
+            self._keep(event)
+            end += len(line)
+        if end < os.fstat(self._file.fileno()).st_size:
+            self._file.truncate(end)
+
+    def _failed(self, error: OSError) -> TrainingError:
+        why = write_failure(error, self.path.parent) or str(error)
+        return TrainingError(f"{self.path}: {why}; checkpoints are untouched")
 
 
 def _board(folder: Path) -> Any:

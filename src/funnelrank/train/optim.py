@@ -186,13 +186,14 @@ class Average:
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Bring every row's average to the present."""
+        """Bring every row's average to the present. What is there already stays as it is, to the bit: an evaluation
+        that is broken off and done again leaves the same state as one."""
         for name, table in self.tables.items():
             for start in range(0, len(table.weight), 1 << 18):
                 part = slice(start, start + (1 << 18))
                 w, a = table.weight[part], self.rows[name][part]
                 held = torch.exp(self.log_decay - self.seen[name][part]).float().unsqueeze(1)
-                self.rows[name][part] = w + held * (a - w)
+                self.rows[name][part] = torch.where(held == 1, a, w + held * (a - w))
                 self.seen[name][part] = self.log_decay
 
     @contextmanager

@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from funnelrank.batch import Batch
-from funnelrank.errors import TrainingError
+from funnelrank.errors import ArtefactError, TrainingError, listing
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
-from funnelrank.train.checkpoint import load_checkpoint, save_checkpoint
+from funnelrank.train.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from funnelrank.train.events import Event, Report
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
+from funnelrank.train.signals import Interrupted, held_signals
 
 MOST_EPOCHS = 20                     # of `epochs: auto`
+SAVING_SHARE = 20                    # between checkpoints by the clock, so many times as long as the last one took
 
 
 class Batches(Protocol):
@@ -35,6 +37,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
     def epoch(self, number: int) -> Iterator[Batch]: ...
     def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,42 +73,43 @@ class Trainer:
         self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
         self.base_lr = settings.optimiser.lr
         self.device = next(iter(model.funnel.buffers())).device
-        self.step = self.epoch = self.rows = self.saved = 0
+        self.step = self.epoch = self.rows = 0
+        self.saved = self.evaluated = 0                                  # the steps of the last checkpoint, evaluation
         self.best: float | None = None
         self.best_step = self.waited = 0
         self.position: dict[str, Any] | None = None                      # of the loader, behind the last batch
-        self.seconds = self.cpu_seconds = 0.0
-        self._paused = self._paused_cpu = 0.0                            # spent evaluating, inside an epoch
-        self._last_log: tuple[float, int] | None = None                  # when, and rows by then
+        self.seconds = self.cpu_seconds = 0.0                            # up to `_since`
+        self._since = (0.0, 0.0)                                         # wall and CPU clock
+        self._last_log = (0.0, 0)                                        # when, and rows by then
+        self._last_save, self._save_took = 0.0, 0.0
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
-    def run(self, batches: Batches, row_optimiser: RowUpdates) -> Trained:
-        """Train to the end and leave the best weights in the model (the averaged ones where averages are kept)."""
+    def run(self, batches: Batches, row_optimiser: RowUpdates, resume: bool = False) -> Trained:
+        """Train to the end and leave the best weights in the model (the averaged ones where averages are kept).
+
+        With `resume`, from the last checkpoint in the folder, if there is one; otherwise those that are there go.
+        """
         s = self.settings
         self.updates = row_optimiser
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
         epochs = s.epochs if s.epochs != "auto" else (MOST_EPOCHS if self.judge else 1)
         total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
-        for self.epoch in range(epochs):
-            with self._timed():
-                for batch in batches.epoch(self.epoch):
-                    self._train_step(batch.to(self.device), total, len(batches) * (self.epoch + 1))
-                    self.position = batches.state()
-                    if s.evaluate_every and self.judge and self.step % s.evaluate_every == 0 and not self._go_on():
-                        break
-                    if s.checkpoint_every and self.step % s.checkpoint_every == 0:
-                        self._save("last")
-                else:
-                    if self.judge is None:
-                        self._save("last")
-                    if self.judge is None or s.evaluate_every is not None or self._go_on():
-                        continue
-            break
-        self._flush_log()
-        if self.judge and s.evaluate_every and self.step % s.evaluate_every:
-            self._go_on()                                                # the steps since the last evaluation
-        if self.saved != self.step:
-            self._save("last")
+        if resume:
+            self._resume(batches)
+        else:
+            discard_checkpoints(self.folder)
+        self._last_log, self._last_save = (time.perf_counter(), self.rows), time.monotonic()
+        with held_signals() as self.asked:
+            first = self.epoch
+            for self.epoch in range(first, epochs):
+                if not self._spent:
+                    self._train_epoch(batches, total)
+                if self._spent:
+                    break
+            self._flush_log()
+            self._evaluate()                                             # the steps since the last evaluation
+            if self.saved != self.step:
+                self._save("last")
         if self.judge and self.best is not None:
             self._load_best()
         elif self.average:
@@ -113,6 +117,32 @@ class Trainer:
             self.average._swap()
         return Trained(self.step, self.epoch + 1, self.best_step or self.step, self.best, self.seconds,
                        self.cpu_seconds, self.rows)
+
+    def _train_epoch(self, batches: Batches, total: int | None) -> None:
+        """What is left of an epoch: all of it, unless the run was resumed within it, or behind it."""
+        every, done = self.settings.evaluate_every, self.position and self.position["epoch"] > self.epoch
+        with self._timed():
+            if every and self.step and self.step % every == 0:
+                self._evaluate()                                         # the run ended in it
+            for batch in () if done or self._spent else batches.epoch(self.epoch):
+                self._train_step(batch.to(self.device), total, len(batches) * (self.epoch + 1))
+                self.position = batches.state()
+                if every and self.step % every == 0:
+                    self._evaluate()
+                    if self._spent:
+                        break
+                self._save_if_due()
+                if self.asked.number:
+                    self._leave()
+            if not every:
+                self._evaluate()
+            if self.judge is None:
+                self._save("last")
+
+    @property
+    def _spent(self) -> bool:
+        """Whether patience is."""
+        return self.judge is not None and self.waited >= self.settings.early_stopping.patience
 
     def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
         s = self.settings
@@ -165,7 +195,7 @@ class Trainer:
         mean = [a / n if n else None for a, n in zip(total.tolist(), steps.tolist())]    # None: nothing was observed
         self._losses.zero_()
         now, rows = time.perf_counter(), self.rows
-        last, last_rows = self._last_log or (self._started, 0)
+        last, last_rows = self._last_log
         self._last_log = (now, rows)
         event: Event = {"event": "step", "step": self.step, "epoch": self.epoch + 1,
                         "loss": dict(zip(self.model.tasks, mean)), "rows": rows,
@@ -178,8 +208,10 @@ class Trainer:
 
     # ---- evaluation and early stopping
 
-    def _go_on(self) -> bool:
-        """Evaluate on valid; False when patience is spent."""
+    def _evaluate(self) -> None:
+        """Evaluate on valid, unless that was done at this step."""
+        if self.judge is None or self.evaluated == self.step:
+            return
         stop = self.settings.early_stopping
         self._flush_log()
         with self._untimed():
@@ -188,40 +220,46 @@ class Trainer:
                 self.best is None or judged.direction * (judged.value - self.best) > stop.min_delta)
             self.report({"event": "evaluate", "step": self.step, "epoch": self.epoch + 1, "metrics": judged.metrics,
                          "metric": stop.metric, "value": judged.value, "better": better})
+            self.evaluated = self.step
             if better:
                 self.best, self.best_step, self.waited = judged.value, self.step, 0
                 self._save("best")
             else:
                 self.waited += 1
-            if not self.settings.checkpoint_every:
-                self._save("last")
-        return self.waited < stop.patience
+            self._save("last")
 
     def judged(self) -> Judged:
         self.model.eval()
-        with self.average.swapped_in() if self.average else nullcontext():
-            return self.judge()
+        while True:
+            try:
+                with self.average.swapped_in() if self.average else nullcontext(), self.asked.let_through():
+                    return self.judge()
+            except Interrupted:
+                self._leave()
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        self._started, cpu = time.perf_counter(), time.process_time()
-        self._paused = self._paused_cpu = 0.0
+        self._since = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - self._started - self._paused
-            self.cpu_seconds += time.process_time() - cpu - self._paused_cpu
+            self._settle()
 
     @contextmanager
     def _untimed(self) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
+        self._settle()
         try:
             yield
         finally:
-            self._paused += time.perf_counter() - wall
-            self._paused_cpu += time.process_time() - cpu
-            if self._last_log:
-                self._last_log = (time.perf_counter(), self.rows)
+            self._since = time.perf_counter(), time.process_time()
+            self._last_log = (self._since[0], self.rows)
+
+    def _settle(self) -> None:
+        """Count the time since the last call as training."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.seconds += wall - self._since[0]
+        self.cpu_seconds += cpu - self._since[1]
+        self._since = wall, cpu
 
     # ---- checkpoints
 
@@ -238,26 +276,80 @@ class Trainer:
             out |= {f"average.seen.{t}": v for t, v in self.average.seen.items()}
         if self.device.type == "cuda":
             out["random.device"] = torch.cuda.get_rng_state(self.device)
-        return out | {"random": torch.get_rng_state()}
+        return out | {"random": torch.get_rng_state(), "log": self._losses}
 
     def state(self) -> dict[str, Any]:
         """Everything that is a number: where the run stands."""
         return {"step": self.step, "epoch": self.epoch, "rows": self.rows, "best": self.best,
-                "best_step": self.best_step, "waited": self.waited, "position": self.position,
+                "best_step": self.best_step, "waited": self.waited, "evaluated": self.evaluated,
+                "position": self.position,
                 "row_steps": self.updates.step_count,
                 "average": {"steps": self.average.step_count, "log_decay": self.average.log_decay}
                 if self.average else None, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def _save(self, name: str) -> None:
+        began = time.monotonic()
         if name == "best":
             with self.average.swapped_in() if self.average else nullcontext():
                 save_checkpoint(self.folder, name, {f"model.{k}": v for k, v in self.model.state_dict().items()},
                                 {"step": self.step, "best": self.best})
         else:
             save_checkpoint(self.folder, name, self.tensors(), self.state())
-            self.saved = self.step
+            self.saved, self._last_save = self.step, time.monotonic()
+            self._save_took = self._last_save - began
         self.report({"event": "checkpoint", "step": self.step, "name": name})
 
+    def _save_if_due(self) -> None:
+        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_seconds
+        late = seconds and time.monotonic() - self._last_save >= max(seconds, SAVING_SHARE * self._save_took)
+        if self.saved != self.step and (late or every and self.step % every == 0):
+            self._settle()
+            self._save("last")
+
+    def _leave(self) -> None:
+        """Checkpoint, and let the signal do what it would have done."""
+        if self.step:
+            self._save("last")
+            self.report({"event": "interrupted", "step": self.step})
+        self.asked.pass_on()
+
+    def _resume(self, batches: Batches) -> None:
+        found = load_checkpoint(self.folder, "last")
+        self.report({"event": "resume", "step": found[1]["step"] if found else 0})
+        if found is None:
+            return
+        tensors, state = found
+        mine = self.tensors()
+        given = {k for k in tensors if not k.startswith(("dense.", "random"))}
+        if odd := given ^ {k for k in mine if not k.startswith(("dense.", "random"))}:
+            raise ArtefactError(f"checkpoint {self.folder / 'last'}: is of another model ({listing(sorted(odd))} only "
+                                "on one side); begin anew with --fresh")
+        with torch.no_grad():
+            for name in given:
+                mine[name].copy_(tensors[name])
+        if self.optimiser:
+            held: dict[int, dict[str, Tensor]] = {}
+            for name in tensors:
+                if name.startswith("dense."):
+                    _, i, key = name.split(".")
+                    held.setdefault(int(i), {})[key] = tensors[name]
+            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": held})
+        self.step, self.epoch, self.rows, self.position = (state[k] for k in ("step", "epoch", "rows", "position"))
+        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
+        self.evaluated, self.saved = state["evaluated"], self.step
+        self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
+        self.updates.step_count = state["row_steps"]
+        if self.average:
+            self.average.step_count = state["average"]["steps"]
+            self.average.log_decay = state["average"]["log_decay"]
+        batches.restore(self.position)
+        torch.set_rng_state(tensors["random"])
+        if "random.device" in tensors:
+            torch.cuda.set_rng_state(tensors["random.device"], self.device)
+
     def _load_best(self) -> None:
-        tensors, _ = load_checkpoint(self.folder, "best")
+        tensors, state = load_checkpoint(self.folder, "best") or ({}, {"step": None})
+        if state["step"] != self.best_step:
+            raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be of step {self.best_step}, and is of "
+                                f"{state['step']}; begin anew with --fresh")
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
