@@ -180,7 +180,7 @@ nonsense: 1
         "demo.yaml:11:23: tasks.buy.after: written twice, first on line 11; keep one",
         f"demo.yaml:13:3: model.name: found 'atim'; must be {known} or null "
         "(did you mean 'aitm'?)",
-        "demo.yaml:14:14: model.transfer.name: found 'at'; must be 'ait' (did you mean 'ait'?)",
+        "demo.yaml:14:14: model.transfer.name: found 'at'; must be 'ait' or 'dbmtl' (did you mean 'ait'?)",
         "demo.yaml:16:3: train.lr: unknown key here; 'lr' is a key of 'optimiser'",
         "demo.yaml:17:3: train.batch_size: found 'fast'; must be a whole number of at least 1",
         "demo.yaml:18:15: train.optimiser.betas: found a list of 1; must be a list of 2 numbers of at least 0 and "

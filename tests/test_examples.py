@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from funnelrank.api import Ranker
 from funnelrank.config import load
 from funnelrank.errors import ConfigError
 from funnelrank.schema import table_of
@@ -106,3 +107,19 @@ def test_a_misspelt_column_of_an_example_would_be_found(tmp_path):
     assert missing_columns(load(ROOT / "examples" / "demo.yaml", edits)) == ["items.parquet: brnad"]
     with pytest.raises(ConfigError, match="no table 'itms'"):
         load(ROOT / "examples" / "demo.yaml", ["features.brand.column=itms.brand"])
+
+
+@pytest.fixture(scope="module")
+def small_log(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("examples") / "log"
+    simulate(folder, rows=600, users=40, items=30)
+    return folder
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples" / "models").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_example_of_a_model_trains_and_scores(example, small_log, tmp_path):
+    edits = [f"data.dir={small_log}", f"train.out={tmp_path}", "train.epochs=1", "train.batch_size=128",
+             "train.threads=1"]
+    ranker = Ranker(example, *edits).fit()
+    scores = ranker.predict(str(small_log / "test.parquet"))
+    assert len(scores) and all(0 <= p <= 1 for task in ("click", "buy") for p in scores[task].to_pylist())

@@ -6,23 +6,24 @@
 Each is 'dotted.key: what was found; what would do'. Neither reads data (data/verify.py does) nor imports torch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
 
+SLOTS = ("prepare", "represent", "transfer", "predict", "side")
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
 # They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
 METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
            "regression": ("rmse", "mae"), "count": ("rmse", "mae")}
 
 
-def refusals(settings: Settings, schema: Schema) -> list[str]:
-    """Why no run can honour these settings; empty if one can."""
-    return [*_calibrator(settings, schema), *_slots(settings, schema), *_early_stopping(settings, schema),
-            *_task_names(settings, schema)]
+def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
+    """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
+    return [*_calibrator(settings, schema), *_slots(settings, schema), *_needs(settings, schema, shipped),
+            *_early_stopping(settings, schema), *_task_names(settings, schema)]
 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
@@ -67,6 +68,23 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
     if model.get("transfer") and not related:
         yield ("model.transfer: no task comes after another, so there is nothing to transfer; declare `after` in "
                "tasks, or choose a model without a transfer, such as shared_bottom")
+
+
+def _needs(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:
+    """Scenarios and groups that parts ask for and nobody declares."""
+    parts = [(f"model.{slot}", one, shipped["$defs"].get(f"{slot}.{one['name']}", {}))
+             for slot in SLOTS for one in _parts(settings.model, (slot,))]
+    made = {group for _, _, facts in parts for group in facts.get("x-makes", ())}
+    there = {f.role for f in schema.features.values()} | set(settings.embedding.groups) | made
+    for where, one, facts in parts:
+        if not schema.scenario and (facts.get("x-needs-scenario") or one.get("per") == "scenario"):
+            yield (f"{where}: {one['name']} has parameters of its own for each scenario; set data.scenario to the "
+                   "column that names it")
+        for group in part_groups(one):
+            if group not in there:
+                yield (f"{where}.{'group' if one.get('group') == group else 'groups'}: no feature has the role "
+                       f"'{group}', and embedding.groups has no such group; there are {listing(sorted(there))}"
+                       + did_you_mean(group, there))
 
 
 def _early_stopping(settings: Settings, schema: Schema) -> Iterator[str]:
@@ -137,20 +155,19 @@ def _groups(settings: Settings) -> Iterator[str]:
                    "or remove it")
 
 
-def asked_groups(model: Mapping[str, Any]) -> set[str]:
-    """Groups that some part names in a key `group` or `groups` of its own."""
-    found: set[str] = set()
-    for part in _parts(model):
-        for key in ("group", "groups"):
-            said = part.get(key)
-            found |= {said} if isinstance(said, str) else set(said or ())
-    return found
+def asked_groups(model: Mapping[str, Any]) -> list[str]:
+    """Groups that some part names: in `group`, its whole input, or in `groups`, what it reads besides."""
+    return list(dict.fromkeys(group for part in _parts(model) for group in part_groups(part)))
+
+
+def part_groups(part: Mapping[str, Any]) -> list[str]:
+    return [*([part["group"]] if part.get("group") else []), *(part.get("groups") or ())]
 
 
 def unread(settings: Settings, schema: Schema) -> Iterator[str]:
     """Features outside every group that the model reads, where each of its reading parts is tied to a group."""
     readers = [p for p in _parts(settings.model, ("represent", "side"))]
-    if not readers or not all(p.get("group") or p.get("groups") for p in readers):
+    if not readers or not all(p.get("group") for p in readers):
         return                                        # a part without a group reads everything
     groups, asked = settings.embedding.groups, asked_groups(settings.model)
     seen = {f for g in asked for f in groups.get(g, ())}
@@ -162,7 +179,7 @@ def unread(settings: Settings, schema: Schema) -> Iterator[str]:
                    "them; remove it, or put it into a group")
 
 
-def _parts(model: Mapping[str, Any], slots=("prepare", "represent", "transfer", "predict", "side")) -> list[dict]:
+def _parts(model: Mapping[str, Any], slots: Iterable[str] = SLOTS) -> list[dict]:
     parts: list[dict] = []
     for slot in slots:
         said = model.get(slot)

@@ -196,7 +196,7 @@ def _checked(value: dict, places: Mapping[Keys, str], found: list[str], start: P
         try:
             if settings:
                 schema = resolve(settings)
-                more = check.refusals(settings, schema)
+                more = check.refusals(settings, schema, shipped)
         except ConfigError as error:
             more = list(error.messages)
     touched = {at[0] for at, _ in broken if at}

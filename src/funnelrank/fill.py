@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from funnelrank.check import calibrator_acts
+from funnelrank.check import SLOTS, calibrator_acts
 from funnelrank.document import Path as Keys
 
 CHAINS = ("prepare", "side")                                        # slots that hold any number of parts
-SLOTS = ("prepare", "represent", "transfer", "predict", "side")
 ORDER = ("name", "reading", *SLOTS, "calibrator", "relations")      # of keys, where a config is written out
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -65,7 +64,7 @@ def _fill_slots(model: dict[str, Any], recipe: Mapping[str, Any], schema: Mappin
         if isinstance(said, dict) and usual:
             if said.get("name", usual["name"]) == usual["name"]:
                 said = {**usual, **said}
-            elif "per" in usual and "per" in part(schema, slot, said["name"]).get("properties", {}):
+            elif usual.get("per") in _choices(part(schema, slot, said["name"]), "per"):
                 said = {"per": usual["per"], **said}
         if slot in model or said is not None:
             model[slot] = said
@@ -74,6 +73,11 @@ def _fill_slots(model: dict[str, Any], recipe: Mapping[str, Any], schema: Mappin
 def part(schema: Mapping[str, Any], slot: str, name: Any) -> Mapping[str, Any]:
     """The JSON Schema of one part; empty if there is none of that name."""
     return schema["$defs"].get(f"{slot}.{name}", {})
+
+
+def _choices(node: Mapping[str, Any], key: str) -> list[Any]:
+    """What a key of a part may say; empty if it has no such key."""
+    return node.get("properties", {}).get(key, {}).get("enum", [])
 
 
 def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
@@ -85,10 +89,11 @@ def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
             for key, inner in part(schema, slot, one["name"])["properties"].items():
                 if "default" in inner:
                     one.setdefault(key, inner["default"])
+    recipe = schema["x-recipes"].get(model.get("name")) or {}
     if model.get("reading") is None:
-        model["reading"] = "joint"
+        model["reading"] = recipe.get("reading", "joint")
     if model.get("calibrator") is None:
-        usual = (schema["x-recipes"].get(model.get("name")) or {}).get("calibrator", 0.0)
+        usual = recipe.get("calibrator", 0.0)
         model["calibrator"] = usual if calibrator_acts(model["reading"], value["tasks"]) else 0.0
     value["model"] = {k: model[k] for k in ORDER if k in model}
 

@@ -6,9 +6,10 @@ B rows, T tasks, S scenarios, F fields, D width of a field, W width of flat, L h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -36,6 +37,7 @@ class Inputs:
     linear: Tensor | None = None                              # [B, F, T] a weight per id and task (first order)
     numbers: Tensor | None = None                             # [B, N]
     scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
+    raw: Tensor | None = None                                 # [B, W] flat, before a part normalised it
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Needs:
     linear: bool = False
     numbers: bool = False              # on their own, beside flat
     histories: bool = False            # jagged instead of pooled into flat
+    scenario: bool = False             # which scenario a row is of; the config must name its column
     groups: tuple[str, ...] = ()
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(self.fields or other.fields, self.linear or other.linear, self.numbers or other.numbers,
-                     self.histories or other.histories, tuple(dict.fromkeys((*self.groups, *other.groups))))
+                     self.histories or other.histories, self.scenario or other.scenario,
+                     tuple(dict.fromkeys((*self.groups, *other.groups))))
 
 
 class Relation(NamedTuple):
@@ -66,12 +70,29 @@ class Spec:
 
     flat: int                                                 # W
     tasks: int                                                # T
-    scenarios: int = 0                                        # S, PAD and OOV included
+    scenarios: int = 0                                        # S; ids 0 (null) and 1 (unseen) included
     fields: tuple[int, int] | None = None                     # F, D
+    starts: tuple[int, ...] = ()                              # where each field starts in flat
     numbers: int = 0                                          # N
     groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g
+    columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)      # role or group -> its columns in flat
     histories: Mapping[str, int] = field(default_factory=dict)   # history -> D
     relations: tuple[Relation, ...] = ()                      # parents stand before children
     log_odds: tuple[float, ...] = ()                          # per task, where its head's bias starts
+    raw: int = 0                                              # width of Inputs.raw, where a part keeps it
     views: int = 1                                            # V, of what the slot before gives
+    views_per: Literal["task", "scenario"] = "task"           # what V > 1 views are of
     hidden: int = 0                                           # H, likewise
+
+    @property
+    def known(self) -> int:
+        """Scenarios that have a name: all but null and unseen."""
+        return max(self.scenarios - 2, 0)
+
+
+def with_flat(x: Inputs, flat: Tensor, spec: Spec) -> Inputs:
+    """The same rows with other numbers in flat [B, W]; fields, which are columns of flat, follow."""
+    if x.fields is None:
+        return replace(x, flat=flat)
+    D = spec.fields[1]
+    return replace(x, flat=flat, fields=torch.stack([flat[:, s:s + D] for s in spec.starts], 1))

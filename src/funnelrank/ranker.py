@@ -41,8 +41,10 @@ class RankingModel(nn.Module):
         self.slots = Slots(settings.model, Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
+            starts=self.embedding.starts,
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
+            columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
             log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks)))))
 
     def forward(self, batch: Batch) -> Prediction:

@@ -183,7 +183,7 @@ def _features(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[st
 
 def _model(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
     keys = {k: v for k, v in node["properties"].items() if k not in SLOTS}
-    keys["reading"] = {**keys["reading"], "description": keys["reading"]["description"] + " Default: `joint`."}
+    keys["reading"] = {**keys["reading"], "description": keys["reading"]["description"] + " Default: the paper's."}
     keys["relations"] = {**keys["relations"], "description": SAID["model.relations"]}
     yield _table("model", {"properties": keys})
     yield "### Slots\n"

@@ -63,7 +63,7 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             defs.update({f"{slot}.{name}.{k}": v for k, v in own.pop("$defs", {}).items()})
             own["description"] = own.get("description", "").split("\n\n")[0]
             own["properties"] = {"name": {"const": name}, **own.get("properties", {})}
-            defs[f"{slot}.{name}"] = {"additionalProperties": False, **own}
+            defs[f"{slot}.{name}"] = {"additionalProperties": False, **own, **_facts(part)}
             mapping[name] = f"#/$defs/{slot}.{name}"
         union = _named("name", mapping)
         if not mapping:
@@ -74,6 +74,12 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             properties[slot] = {"anyOf": [union, {"type": "null"}]}
     return {"type": "object", "additionalProperties": False, "properties": properties,
             "description": "A paper by name, or its five slots."}
+
+
+def _facts(part: type) -> dict[str, Any]:
+    """What `check` must know of a part without building it: that it needs scenarios, and groups that it makes."""
+    return ({"x-needs-scenario": True} if part.needs.scenario else {}) | (
+        {"x-makes": list(part.makes)} if hasattr(part, "makes") else {})
 
 
 def part_settings(part: type) -> type[pydantic.BaseModel]:

@@ -1,6 +1,7 @@
 """Properties that hold for every model, whatever its paper."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,13 +9,22 @@ from made import batch, config, model
 
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.models import MODELS, PARTS
+from funnelrank.schema_file import part_settings
 from funnelrank.train.optim import RowUpdates, dense_optimiser
+
+
+def pers(part) -> tuple:
+    """What a part may be one of, for all or for each; empty if it does not ask."""
+    asked = part_settings(part).model_fields.get("per")
+    return get_args(asked.annotation) if asked else ()
+
 
 SINGLES = [{"name": n} for n in MODELS]
 VARIANTS = [{"name": "aitm", "transfer": {"variant": v, "heads": 2}} for v in ("self_gate", "cross", "own_keys")]
-GRID = [{"represent": {"name": r, "per": per}, "transfer": t, "predict": p}
-        for r in PARTS["represent"] for per in ("all", "task") for t in (None, *PARTS["transfer"])
-        for p in PARTS["predict"]]
+GRID = [{"represent": {"name": r, **per}, "predict": "linear"} for r, part in PARTS["represent"].items()
+        for per in [{"per": p} for p in ("all", "task") if p in pers(part)] or [{}]]
+GRID += [{"represent": {"name": "mlp", "per": per}, "transfer": t, "predict": p} for per in ("all", "task")
+         for t in (None, *PARTS["transfer"]) for p in PARTS["predict"]]
 ALL = SINGLES + VARIANTS + GRID
 NAMES = ["/".join(str(v if isinstance(v, str) else (v or {}).get("name", v)) for v in m.values()) + f"-{i}"
          for i, m in enumerate(ALL)]
@@ -77,6 +87,7 @@ def test_saved_and_loaded_gives_the_same_bits(said):
     assert torch.equal(same(a, batch()), same(b, batch()))
 
 
+@pytest.mark.parametrize("said", SINGLES, ids=list(MODELS))
 def test_two_hundred_steps_learn_a_planted_rule(said):
     settings = config(said)
     m = model(settings)

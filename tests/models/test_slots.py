@@ -6,7 +6,7 @@ from funnelrank.errors import ConfigError
 
 @pytest.mark.parametrize("said, sentence", [
     ({"name": "aitn"}, r"model.name: found 'aitn'.*did you mean 'aitm'"),
-    ({"name": "aitm", "represent": "mpl"}, r"model.represent.*'mpl'.*did you mean 'mlp'"),
+    ({"name": "aitm", "represent": "mlpp"}, r"model.represent.*'mlpp'.*did you mean 'mlp'"),
     ({"name": "aitm", "represent": {"hiden": [3]}}, r"model.represent.hiden: unknown key.*did you mean 'hidden'"),
     ({"name": "aitm", "represent": {"hidden": [0]}}, r"model.represent.hidden\[0\]: found 0"),
     ({"name": "aitm", "transfer": {"variant": "x"}}, r"model.transfer.variant: .*self_gate"),

@@ -16,7 +16,7 @@ from funnelrank.batch import Batch, Layout
 from funnelrank.embedding.native import Native
 from funnelrank.embedding.plan import native_engine
 from funnelrank.embedding.reference import TorchEngine, bag_offsets, distinct
-from funnelrank.errors import ConfigError
+from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.inputs import History, Inputs, Needs
 from funnelrank.kernels import library
 from funnelrank.schema import PAD
@@ -127,6 +127,11 @@ class Embedding(nn.Module):
         self.groups = {g: torch.tensor([c for p in ps for c in range(self.slices[p.name].start,
                                                                      self.slices[p.name].stop)], dtype=torch.int64)
                        for g, ps in self.members.items()}
+        for group in self.needs.groups:
+            if group not in self.groups:
+                raise ConfigError(f"model: a part reads the group '{group}', and no feature is in it; give features "
+                                  "that `role`, or name the group in embedding.groups; there are "
+                                  + listing(self.groups) + did_you_mean(group, self.groups))
         self.reference = TorchEngine(self)
         self.native: Native | None = None
         if settings.engine != "torch":
@@ -155,6 +160,11 @@ class Embedding(nn.Module):
             raise ConfigError(f"embedding.spaces: a part of the model multiplies features with each other, which needs "
                               f"one width for all of them; widths are {found}")
         return len(self.embedded), widths.pop()
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each field starts in flat."""
+        return tuple(self.slices[p.name].start for p in self.embedded)
 
     @property
     def runs_native(self) -> bool:

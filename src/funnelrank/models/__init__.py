@@ -10,15 +10,17 @@ from typing import Any
 from torch import nn
 
 from funnelrank.models.aitm import InformationTransfer
+from funnelrank.models.dbmtl import RelationNetwork
 from funnelrank.models.deepfm import FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
 from funnelrank.models.mmoe import MixtureOfExperts
+from funnelrank.models.ple import ProgressiveExtraction
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "prepare": {"din": TargetAttention},
-    "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts},
-    "transfer": {"ait": InformationTransfer},
+    "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction},
+    "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
     "predict": {"linear": LinearHeads, "towers": Towers},
     "side": {"lr": FirstOrder, "fm": SecondOrder},
 }
@@ -41,6 +43,24 @@ MODELS: dict[str, dict[str, Any]] = {
     "omoe": {
         "represent": {"name": "mmoe", "per": "all"},
         "predict": {"name": "towers"},
+    },
+    "cgc": {
+        "represent": {"name": "ple", "levels": 1},
+        "predict": {"name": "towers"},
+    },
+    "ple": {
+        "represent": {"name": "ple"},
+        "predict": {"name": "towers"},
+    },
+    "esmm": {
+        "represent": {"name": "mlp", "per": "task"},
+        "predict": {"name": "linear"},
+        "reading": "conditional",
+    },
+    "dbmtl": {
+        "represent": {"name": "mlp", "hidden": [128]},
+        "transfer": {"name": "dbmtl"},
+        "predict": {"name": "linear"},
     },
     "lr": {"side": ["lr"]},
     "fm": {"side": ["lr", "fm"]},

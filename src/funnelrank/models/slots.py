@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funnelrank.check import asked_groups
 from funnelrank.errors import ConfigError
 from funnelrank.fill import CHAINS
 from funnelrank.inputs import Inputs, Needs, Spec
@@ -45,11 +46,14 @@ class Slots(nn.Module):
         self.represent = self.transfer = self.predict = None
         if model.get("represent"):
             self.represent = build_part("represent", model["represent"], spec)
-            spec = replace(spec, views=self.represent.views, hidden=self.represent.hidden)
+            spec = replace(spec, views=self.represent.views, hidden=self.represent.hidden,
+                           views_per=getattr(self.represent, "views_per", "task"))
+            if spec.views_per == "scenario":
+                _check_views(model)
             if model.get("transfer"):
                 self.transfer = build_part("transfer", model["transfer"], spec)
                 spec = replace(spec, views=self.transfer.views, hidden=self.transfer.hidden)
-            if spec.views not in (1, spec.tasks):
+            if spec.views_per == "task" and spec.views not in (1, spec.tasks):
                 raise ConfigError(f"model.represent: gives {spec.views} views; {spec.tasks} tasks need one each, or "
                                   "one that all share")
             self.predict = build_part("predict", model["predict"], spec)
@@ -62,7 +66,9 @@ class Slots(nn.Module):
         """What the parts will ask the Embedding for, before they are built."""
         parts = [PARTS[slot][said["name"]] for slot in CHAINS for said in model.get(slot, ())]
         parts += [PARTS[slot][model[slot]["name"]] for slot in PARTS if slot not in CHAINS and model.get(slot)]
-        return reduce(or_, (part.needs for part in parts), Needs())
+        made = {group for part in parts for group in getattr(part, "makes", ())}
+        groups = tuple(g for g in asked_groups(model) if g not in made)
+        return reduce(or_, (part.needs for part in parts), Needs(groups=groups))
 
     def forward(self, x: Inputs) -> Tensor:
         for part in self.prepare:
@@ -77,3 +83,11 @@ class Slots(nn.Module):
         for part in self.side:
             logits = logits + part(x)
         return logits
+
+
+def _check_views(model: Mapping[str, Any]) -> None:
+    """A view for each scenario is read by parts that know what to do with it, and by no others."""
+    if model.get("transfer") or not getattr(PARTS["predict"][model["predict"]["name"]], "takes_scenarios", False):
+        takers = ", ".join(n for n, part in PARTS["predict"].items() if getattr(part, "takes_scenarios", False))
+        raise ConfigError(f"model.represent.per: scenario gives a view for each scenario, which only {takers} in "
+                          "`predict`, without a transfer, can read; say `per: task` or `per: all`")

@@ -1,0 +1,93 @@
+"""What every model of the registry must show over a few steps: nothing silent, exportable, able to cross two ids."""
+
+import pytest
+import torch
+from made import batch, config, model
+from torch import nn
+
+from funnelrank.batch import Batch
+from funnelrank.evaluate.metrics import auc
+from funnelrank.loss import task_losses
+from funnelrank.models import MODELS
+from funnelrank.train.optim import RowUpdates, dense_optimiser
+
+NAMES = list(MODELS)
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def losses(m, rows):
+    return task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum()
+
+
+def trained(m, settings, batches, lr=0.01, rows_lr=0.3):
+    dense = dense_optimiser(m, settings.train.optimiser.model_copy(update={"lr": lr}))
+    updates = RowUpdates(m.embedding, settings.embedding.optimiser.model_copy(update={"lr": rows_lr}))
+    m.train()
+    for rows in batches:
+        dense.zero_grad()
+        losses(m, rows).backward()
+        updates.apply(m.embedding.take_gradients())
+        dense.step()
+    return m.eval()
+
+
+def test_every_parameter_gets_a_gradient_within_twenty_batches(name):
+    m = model(config({"name": name})).train()
+    silent = {n for n, p in m.named_parameters() if p.requires_grad}
+    for seed in range(20):
+        m.zero_grad()
+        losses(m, batch(16, seed=seed)).backward()
+        m.embedding.take_gradients()
+        silent -= {n for n, p in m.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        if not silent:
+            break
+    assert not silent
+
+
+class FromTensors(nn.Module):
+    """A model as a graph takes it: tensors in, logits out."""
+
+    def __init__(self, m):
+        super().__init__()
+        self.model = m
+
+    def forward(self, ids, numbers, values, offsets, scenario):
+        rows = ids.shape[0]
+        return self.model(Batch(ids, numbers, values, offsets, scenario, numbers.new_zeros(rows, 3),
+                                numbers.new_ones(rows), scenario)).logits
+
+
+def tensors(rows):
+    return rows.ids, rows.numbers, rows.values, rows.offsets, rows.scenario
+
+
+def test_it_is_exported_with_an_open_number_of_rows_and_answers_the_same(name):
+    m = model(config({"name": name})).eval()
+    rows, values = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("values", min=2, max=100_000)
+    with torch.no_grad():
+        graph = torch.export.export(FromTensors(m), tensors(batch(12)), dynamic_shapes=(
+            {0: rows}, {0: rows}, {0: values}, {0: 2 * rows + 1}, {0: rows})).module()
+        for n, seed in ((12, 0), (31, 1), (200, 2)):
+            other = batch(n, seed=seed)
+            torch.testing.assert_close(graph(*tensors(other)), m(other).logits, atol=1e-6, rtol=1e-5)
+
+
+def crossed(n, seed):
+    """Rows whose label is whether one of two ids is odd and the other not: neither says anything alone."""
+    rows = batch(n, seed=seed)
+    rows.labels[:] = ((rows.ids[:, 0] + rows.ids[:, 1]) % 2).float().unsqueeze(1)
+    return rows
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "lr"])
+def test_it_learns_the_xor_of_two_ids(name):
+    settings = config({"name": name})
+    m = trained(model(settings), settings, (crossed(200, seed) for seed in range(60)))
+    rows = crossed(1000, 999)
+    with torch.no_grad():
+        p = m(rows).mean[:, 0]
+    assert auc(p.numpy(), rows.labels[:, 0].numpy()) > 0.9
