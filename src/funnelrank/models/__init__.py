@@ -15,14 +15,17 @@ from funnelrank.models.deepfm import FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
 from funnelrank.models.mmoe import MixtureOfExperts
+from funnelrank.models.pepnet import EmbeddingGate, Flat, ParameterGates
 from funnelrank.models.ple import ProgressiveExtraction
+from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarMLP
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
-    "prepare": {"din": TargetAttention},
-    "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction},
+    "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate},
+    "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
+                  "flat": Flat},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
-    "predict": {"linear": LinearHeads, "towers": Towers},
-    "side": {"lr": FirstOrder, "fm": SecondOrder},
+    "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates},
+    "side": {"lr": FirstOrder, "fm": SecondOrder, "auxiliary": AuxiliaryNetwork},
 }
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -61,6 +64,17 @@ MODELS: dict[str, dict[str, Any]] = {
         "represent": {"name": "mlp", "hidden": [128]},
         "transfer": {"name": "dbmtl"},
         "predict": {"name": "linear"},
+    },
+    "star": {
+        "prepare": ["partitioned_norm"],
+        "represent": {"name": "star"},
+        "predict": {"name": "star"},
+        "side": ["auxiliary"],
+    },
+    "pepnet": {
+        "prepare": ["epnet"],
+        "represent": {"name": "flat"},
+        "predict": {"name": "ppnet"},
     },
     "lr": {"side": ["lr"]},
     "fm": {"side": ["lr", "fm"]},

@@ -17,7 +17,7 @@ class Dice(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(width))
 
     def forward(self, s: Tensor) -> Tensor:
-        if self.training and len(s) < 2:            # nothing to take a variance of
+        if not self.training or len(s) < 2:         # one row has no variance to take
             p = torch.sigmoid((s - self.norm.running_mean) / (self.norm.running_var + self.norm.eps).sqrt())
         else:
             p = torch.sigmoid(self.norm(s))
