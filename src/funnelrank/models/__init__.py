@@ -13,6 +13,7 @@ from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.dbmtl import RelationNetwork
 from funnelrank.models.deepfm import FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
+from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
 from funnelrank.models.mmoe import MixtureOfExperts
 from funnelrank.models.pepnet import EmbeddingGate, Flat, ParameterGates
@@ -24,7 +25,8 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
                   "flat": Flat},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
-    "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates},
+    "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates,
+                "hmoe": ScenarioTowers},
     "side": {"lr": FirstOrder, "fm": SecondOrder, "auxiliary": AuxiliaryNetwork},
 }
 
@@ -70,6 +72,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "represent": {"name": "star"},
         "predict": {"name": "star"},
         "side": ["auxiliary"],
+    },
+    "hmoe": {
+        "represent": {"name": "mmoe", "per": "scenario"},
+        "predict": {"name": "hmoe"},
     },
     "pepnet": {
         "prepare": ["epnet"],

@@ -4,6 +4,8 @@
     e_n = f_n(x)                       N experts, each an MLP
     g_t = softmax(W_t x)               one linear gate per task; one for all tasks is OMoE
     h_t = sum_n g_tn e_n               what task t's tower reads
+
+HMoE (hmoe.py) asks for a gate per scenario instead.
 """
 
 from __future__ import annotations
@@ -14,21 +16,29 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.nn.linear import MLP, Activation, Linear
 
 
 class MixtureOfExperts(nn.Module):
-    """x.flat [B, W] -> [B, T, H], or [B, 1, H] with one gate for all (per="all"); H = hidden[-1]."""
+    """x.flat [B, W] -> [B, T, H], or [B, 1, H] with one gate for all (per="all"); H = hidden[-1].
+
+    per="scenario" has a gate for each of the S' scenarios with a name, and gives all of their views, [B, S', H].
+    """
 
     needs = Needs()
 
     def __init__(self, spec: Spec, *, experts: Annotated[int, Gt(0)] = 4, hidden: Widths = (128,),
                  activation: Activation = "relu", dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,
-                 per: Literal["all", "task"] = "task"):
+                 per: Literal["all", "task", "scenario"] = "task"):
         super().__init__()
-        self.views = spec.tasks if per == "task" else 1
+        if per == "scenario" and not spec.known:
+            raise ConfigError("model.represent.per: scenario needs scenarios; set data.scenario to the column that "
+                              "names them")
+        self.views = {"all": 1, "task": spec.tasks, "scenario": spec.known}[per]
+        self.views_per = "scenario" if per == "scenario" else "task"
         self.experts = MLP(spec.flat, hidden, activation=activation, dropout=dropout, norm=norm, stack=experts)
         self.gates = Linear(spec.flat, experts, bias=False, stack=self.views)
         self.hidden = self.experts.out

@@ -1,0 +1,73 @@
+"""HMoE: Improving Multi-Scenario Learning to Rank in E-commerce by Exploiting Task Relationships in the Label Space
+(Li et al., CIKM 2020). A hybrid of implicit experts, in the features, and explicit ones, among the scores.
+
+    M_j(x) = sum_i G_ji(x) E_i(x)                 experts, with one gate for all scenarios or one for each
+    S_j    = tower_j(M_j(x))                      the score that scenario j would give
+    W_p(x) = softmax(A_p x)                       how much scenario p listens to each
+    out_p  = W_pp S_p + sum_{j != p} W_pj sg(S_j) sg stops gradients: a row of p trains tower p alone
+
+Experts are `represent: mmoe`, with `per: scenario` for a gate for each. The paper ranks by one score; here every task
+has its own towers and weights are shared by tasks, and scores are logits, mixed before the sigmoid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from funnelrank.inputs import Inputs, Needs, Spec
+from funnelrank.models.mlp import Rate, Widths, start_at_log_odds
+from funnelrank.models.star import refuse_without_scenarios
+from funnelrank.nn.linear import MLP, Activation, Linear
+from funnelrank.nn.own import own, owner
+
+
+class ScenarioTowers(nn.Module):
+    """h [B, 1, H], [B, T, H] or, with views per scenario, [B, S', H] -> logits [B, T]; S' scenarios have a name.
+
+    A row without a named scenario is nobody's own: it gets the mixture by the mean of all scenarios' weights, and
+    trains nothing but, with share=True, A.
+
+    hidden    widths of a tower's layers
+    share     one A for all scenarios, instead of one for each
+    """
+
+    needs = Needs(scenario=True)
+    takes_scenarios = True
+
+    def __init__(self, spec: Spec, *, hidden: Widths = (64,), activation: Activation = "relu", dropout: Rate = 0.0,
+                 share: bool = False):
+        super().__init__()
+        refuse_without_scenarios(spec, "predict")
+        self.tasks, self.scenarios, self.share = spec.tasks, spec.known, share
+        self.per_scenario = spec.views_per == "scenario"
+        n = spec.tasks * spec.known
+        self.towers = MLP(spec.hidden, hidden, activation=activation, dropout=dropout, stack=n)
+        self.heads = Linear(self.towers.out, 1, stack=n)
+        self.weights = Linear(spec.flat, spec.known, stack=None if share else spec.known)
+        with torch.no_grad():
+            first = torch.empty(spec.tasks, 1)
+            start_at_log_odds(first, spec)
+            self.heads.bias.copy_(first.repeat_interleave(spec.known, 0))
+
+    def forward(self, h: Tensor, x: Inputs) -> Tensor:
+        T, n = self.tasks, self.scenarios
+        if h.shape[1] == 1:
+            each = h.squeeze(1)
+        elif self.per_scenario:
+            each = h.repeat(1, T, 1)                                            # [B, T * S', H]
+        else:
+            each = h.repeat_interleave(n, 1)
+        score = self.heads(self.towers(each)).squeeze(2).unflatten(1, (T, n))   # [B, T, S']
+        mine = torch.arange(n, device=h.device) == (x.scenario - 2).unsqueeze(1)    # [B, S']
+        score = torch.where(mine.unsqueeze(1), score, score.detach())
+        return (self._listens(x) * score).sum(2)                                # [B, T]
+
+    def _listens(self, x: Inputs) -> Tensor:
+        """W [B, 1, S'] of each row's scenario."""
+        weight = self.weights(x.flat).softmax(-1)
+        if self.share:
+            return weight.unsqueeze(1)
+        nobody = weight.detach().mean(1, keepdim=True)                          # whom a row without a name listens to
+        weight = torch.cat([nobody, weight], 1)
+        return own(weight, owner(x.scenario)).unsqueeze(1)

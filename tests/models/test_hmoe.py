@@ -1,0 +1,97 @@
+"""HMoE's identities (Li et al., CIKM 2020), and its equations written again in float64."""
+
+import pytest
+import torch
+from made import config, model
+from plain import layer, mlp, wake
+
+from funnelrank.errors import ConfigError
+from funnelrank.inputs import Inputs, Spec
+from funnelrank.models.hmoe import ScenarioTowers
+from funnelrank.models.mlp import Towers
+from funnelrank.models.mmoe import MixtureOfExperts
+
+S, T = 3, 2                                     # scenarios with a name: ids 2, 3, 4
+SPEC = Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4, views=S, views_per="scenario")
+
+
+def rows(n=20, seed=0, scenarios=None):
+    g = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, S + 2, (n,), generator=g)
+    scenario = drawn if scenarios is None else torch.tensor(scenarios)
+    return Inputs(torch.randn(len(scenario), 6, generator=g, dtype=torch.float64), scenario=scenario)
+
+
+def made(share=False, per="scenario", spec=SPEC):
+    torch.manual_seed(0)
+    body = MixtureOfExperts(spec, experts=3, hidden=(4,), per=per)
+    return wake(body), wake(ScenarioTowers(spec, hidden=(5,), share=share))
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("per", ["all", "task", "scenario"])
+def test_it_is_the_papers_equations(share, per):
+    spec = SPEC if per == "scenario" else Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4)
+    (body, heads), x = made(share, per, spec), rows()
+    out = heads(body(x), x)
+    for b, (row, s) in enumerate(zip(x.flat, x.scenario.tolist())):
+        experts = [mlp(body.experts, row, i) for i in range(3)]
+        weights = [torch.softmax(layer(heads.weights, row, None if share else p), 0) for p in range(S)]
+        listen = weights[s - 2] if s >= 2 else sum(weights) / S
+        for t in range(T):
+            scores = []
+            for j in range(S):
+                gate = torch.softmax(body.gates.weight[{"all": 0, "task": t, "scenario": j}[per]] @ row, 0)
+                m = sum(g * e for g, e in zip(gate, experts))
+                scores.append(layer(heads.heads, mlp(heads.towers, m, t * S + j), t * S + j))
+            torch.testing.assert_close(out[b, t], (listen * torch.cat(scores)).sum(), atol=1e-10, rtol=0)
+
+
+def test_a_row_trains_the_tower_and_the_gate_of_its_own_scenario_alone():
+    (body, heads), x = made(), rows(scenarios=[3] * 8)
+    heads(body(x), x).sum().backward()
+    for p in (*heads.towers.parameters(), *heads.heads.parameters()):
+        of = p.grad.unflatten(0, (T, S))
+        assert (of[:, 1].flatten(1).abs().sum(1) > 0).all() and (of[:, [0, 2]] == 0).all()
+    assert (body.gates.weight.grad[[0, 2]] == 0).all() and body.gates.weight.grad[1].abs().sum() > 0
+    assert (heads.weights.weight.grad[[0, 2]] == 0).all() and heads.weights.weight.grad[1].abs().sum() > 0
+
+
+def test_a_row_without_a_known_scenario_trains_no_tower():
+    (body, heads), x = made(), rows(scenarios=[0, 1])
+    heads(body(x), x).sum().backward()
+    assert all(p.grad is None or (p.grad == 0).all() for p in (*heads.towers.parameters(), *heads.heads.parameters()))
+
+
+def test_who_listens_to_itself_alone_has_towers_of_its_own():
+    (body, heads), x = made(), rows(scenarios=[2, 3, 4, 3])
+    with torch.no_grad():
+        heads.weights.weight.zero_()
+        heads.weights.bias.copy_(2000 * torch.eye(S) - 1000)
+    h = body(x)
+    towers = Towers(Spec(flat=6, tasks=T * S, hidden=4), hidden=(5,)).double()
+    towers.mlp.load_state_dict(heads.towers.state_dict())
+    towers.linear.load_state_dict(heads.heads.state_dict())
+    every = towers(h.repeat(1, T, 1), x).unflatten(1, (T, S))
+    torch.testing.assert_close(heads(h, x), every[torch.arange(4), :, x.scenario - 2], atol=1e-12, rtol=0)
+
+
+def test_with_one_scenario_it_is_a_mixture_of_experts():
+    spec = Spec(flat=6, tasks=T, scenarios=3, hidden=4)
+    body, heads = made(spec=spec, per="all")
+    towers = Towers(spec, hidden=(5,)).double()
+    towers.mlp.load_state_dict(heads.towers.state_dict())
+    towers.linear.load_state_dict(heads.heads.state_dict())
+    x = rows(scenarios=[2] * 5)
+    torch.testing.assert_close(heads(body(x), x), towers(body(x), x), atol=1e-12, rtol=0)
+
+
+def test_views_per_scenario_are_read_by_nobody_else():
+    experts = {"represent": {"name": "mmoe", "per": "scenario"}}
+    for said in ({"name": "mmoe", **experts}, {"name": "aitm", **experts}):
+        with pytest.raises(ConfigError, match="per: scenario gives a view for each scenario, which only hmoe"):
+            model(config(said))
+
+
+def test_another_body_in_its_place_keeps_a_meaning_of_per_that_it_knows():
+    assert config({"name": "hmoe", "represent": "mlp"}).model["represent"]["per"] == "all"
