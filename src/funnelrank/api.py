@@ -33,6 +33,7 @@ from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as pictures
 from funnelrank.evaluate import table
+from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
 from funnelrank.flow import (
     build,
@@ -189,7 +190,7 @@ class Ranker:
         scores = score(self.model, self.config.schema, load(source), split)
         held = score(self.model, self.config.schema, load(freeze(source, self.config.schema)),
                      split) if freezes(self.config, source) else None
-        return table.measure(split, scores, self.config.settings.evaluate,
+        return measure(split, scores, self.config.settings.evaluate,
                              self.encoder.layout.scenarios if self.config.schema.scenario else None,
                              frozen=held, truth=true_probabilities(self.config, source))
 

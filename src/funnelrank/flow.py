@@ -32,6 +32,7 @@ from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
 from funnelrank.errors import ConfigError
 from funnelrank.evaluate import table
+from funnelrank.evaluate.measure import measure, reliability
 from funnelrank.evaluate.score import score
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
@@ -163,7 +164,7 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
         direction = table.direction(metric)
 
         def judge() -> Judged:
-            rows = measure_split(config, model, encoder, splits["valid"], "valid")
+            rows = measure_split(config, model, encoder, splits["valid"], "valid", intervals=False)
             return Judged(table.value(rows, metric), direction,
                           {f"valid/{k}": v for k, v in table.wide(rows, "valid").items()})
 
@@ -177,15 +178,17 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
                   frozen: EncodedSplit | None = None, truth: Mapping[str, np.ndarray] | None = None,
-                  keep: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+                  keep: dict[str, Any] | None = None, intervals: bool = True) -> list[dict[str, Any]]:
     """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives reliability bins per task."""
     evaluate = config.settings.evaluate
+    if not intervals:
+        evaluate = evaluate.model_copy(update={"intervals": "none"})
     load = lambda rows: Loader(rows, encoder.layout, evaluate.batch_size, shuffle=False, seed=0).epoch(0)
     scores = score(model, config.schema, load(split), name)
     held = score(model, config.schema, load(frozen), name) if frozen is not None else None
     if keep is not None:
-        keep.update(table.reliability(scores, evaluate))
-    return table.measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
+        keep.update(reliability(scores, evaluate))
+    return measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
                          frozen=held, truth=truth)
 
 

@@ -419,13 +419,19 @@ class Evaluate(Section):
 
     batch_size: int = Field(8192, ge=1)
     min_positives: int = Field(10, ge=1)
-    """Fewer positives or negatives than this, and a ranking metric is null with the note 'too few positives'."""
+    """Fewer positives or negatives than this, and a ranking metric is null with the note 'too few positives'. The same
+    number of users, with a positive and with a negative, is the least for an interval."""
     frozen: bool = True
     """Also report GAUC with each user's lists held as at his first row of the split (needs `data.user` and a list)."""
     truth: dict[str, str] = {}
     """task: column with its true probability, as simulated logs have; adds the best value any model could reach."""
     bins: int = Field(20, ge=2, le=10_000)
     """Equal-mass bins of ECE and of the reliability diagrams."""
+    intervals: Literal["user", "row", "none"] = "user"
+    """What 95 % intervals take as drawn by chance: users with all their rows, or single rows (DeLong's AUC). Without
+    `data.user` it is rows."""
+    resamples: int = Field(1000, ge=100, le=100_000)
+    """Draws of the bootstrap behind the intervals of metrics that are no AUC."""
 
 
 # ---- all

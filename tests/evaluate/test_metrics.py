@@ -158,11 +158,14 @@ def test_rows_of_a_null_user_are_skipped():
     assert metrics.gauc(score, y, np.full(300, -1)) == (None, None, 0, 0)
 
 
-def test_dense_users_keeps_groups_apart_and_null_null():
-    user = np.array([2**50, -1, -7, 3, 2**50, -7])
-    np.testing.assert_array_equal(metrics.dense_users(user), [2, -1, 0, 1, 2, 0])
-    small = np.array([-1, 0, 5])
-    assert metrics.dense_users(small) is small
+def test_auc_by_user_says_who_and_takes_any_code():
+    score, y = drawn(300)
+    user = np.arange(300) % 5
+    far = np.array([2**50, -7, 3, -2**60, 0])[user]
+    by, wide = metrics.auc_by_user(score, y, user), metrics.auc_by_user(score, y, far)
+    assert by.code.tolist() == [0, 1, 2, 3, 4] and sorted(wide.code.tolist()) == sorted(set(far.tolist()))
+    for code, found in zip(wide.code, wide.auc):
+        assert found == metrics.auc(score[far == code], y[far == code])
 
 
 # ---- what must not change a metric

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from funnelrank.evaluate import pictures, report, table
+from funnelrank.evaluate.measure import Scores, measure, reliability
 from funnelrank.settings import Evaluate
 
 HOSTILE = "</title><script>alert('x')</script>&\"$\\frac{$<b>--></svg>\x00\x1b\ud800 \u202e名"
@@ -47,16 +48,16 @@ def made_run(task="click", scenario="home", text="tasks:\n  click: {}\n", n=2000
     z = rng.normal(-1, 1, (n, 2)).astype(np.float32)
     y = (rng.random((n, 2)) < 1 / (1 + np.exp(-z))).astype(np.float32)
     log_sigmoid = lambda x: -np.logaddexp(np.float32(0), -x)
-    scores = table.Scores([task, "money"], ["binary", "regression"], [None, None], log_sigmoid(z), log_sigmoid(-z),
+    scores = Scores([task, "money"], ["binary", "regression"], [None, None], log_sigmoid(z), log_sigmoid(-z),
                           z, y, rng.integers(0, 4, n), rng.integers(0, 50, n))
-    rows = [r for s in ("valid", "test") for r in table.measure(s, scores, Evaluate(), [scenario, "search"])]
+    rows = [r for s in ("valid", "test") for r in measure(s, scores, Evaluate(), [scenario, "search"])]
     events = [{"event": "step", "step": s, "loss": {task: 1 / (1 + s), "money": 0.5}, "calibrator": 0.1}
               for s in range(500)]
     events += [{"event": "evaluate", "step": s, "metrics": {f"valid/auc_{task}": 0.7 + s / 1e4, "valid/auc": None},
                 "metric": "valid/auc", "value": 0.7 - s / 1e4, "better": s == 100} for s in (100, 200, 300)]
     return {
         "name": task, "config": text, "metrics": rows, "events": events,
-        "reliability": table.reliability(scores, Evaluate()),
+        "reliability": reliability(scores, Evaluate()),
         "counts": {"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {
             "rows": n, "nulls": 0, "oov": 6400, "empty": 5, "ids": 25_600, "dropped": 400, "cut": 6_000,
             "missing_keys": 9}}},
@@ -82,7 +83,7 @@ def test_the_page_shows_every_part_of_a_run():
         assert said in text, said
     value = table.value(run["metrics"], "test/click/auc")
     assert f"{value:.4f}" in text
-    assert page.tags.count("svg") == 4 + 1 + 1
+    assert page.tags.count("svg") == 2 + 4 + 1 + 1
     assert "mark" in page.tags      # more than half of the rows are null
 
 
@@ -137,9 +138,9 @@ def test_every_key_alone_makes_a_page():
 
 
 def test_metrics_without_values_show_their_notes():
-    nothing = table.Scores(["click"], ["binary"], [None], *(np.zeros((50, 1), np.float32),) * 3,
+    nothing = Scores(["click"], ["binary"], [None], *(np.zeros((50, 1), np.float32),) * 3,
                            np.full((50, 1), np.nan), np.arange(50) % 4)
-    run = {"metrics": table.measure("test", nothing, Evaluate(), ["home", "empty"])}
+    run = {"metrics": measure("test", nothing, Evaluate(), ["home", "empty"])}
     text = " ".join(Page(report.page(run)).texts)
     assert "no observed labels" in text
 
@@ -188,21 +189,17 @@ def test_a_name_of_megabytes_is_shortened():
     assert len(text) < 1_000_000 and "x" * 59 + "…</td>" in text and "x" * 200 not in text
 
 
-def test_the_error_of_an_auc_is_hanley_and_mcneils():
-    # the exact variance under their model: scores of positives and negatives exponential, P(positive higher) = AUC
-    rng, auc, m, n = np.random.default_rng(5), 0.8, 30, 50
-    drawn = [(rng.exponential(auc / (1 - auc), m)[:, None] > rng.exponential(1, n)).mean() for _ in range(4000)]
-    assert np.mean(drawn) == pytest.approx(auc, abs=0.005)
-    assert pictures.auc_error(auc, m, n) == pytest.approx(np.std(drawn), rel=0.05)
-    assert all(np.isnan(pictures.auc_error(*args)) for args in ((0.5, 0, 9), (0.5, 9, 0), (1.0, 9, 9), (0.0, 9, 9)))
-
-
-def test_scenario_dots_have_bars_inside_zero_and_one():
-    row = {"value": 0.95, "rows": 12, "positives": 4}
-    low, high = pictures._interval(row)
-    assert high == 1 and 0.7 < low < 0.95
-    assert pictures._interval(row | {"value": 1.0}) == (1.0, 1.0)
-    assert pictures._interval(row | {"positives": None}) == (0.95, 0.95)
+def test_values_stand_with_half_their_interval_and_dots_with_whiskers():
+    run = made_run()
+    text = report.page(run)
+    (row,) = [r for r in run["metrics"] if (r["split"], r["task"], r["scenario"], r["metric"]) == (
+        "test", "click", None, "auc")]
+    assert f"{row['value']:.4f} <small>±{(row['high'] - row['low']) / 2:.4f}</small>" in text
+    assert f"95 %: {row['low']:.4f} to {row['high']:.4f}" in text
+    assert pictures._interval(row) == (row["low"], row["high"])
+    assert pictures._interval(row | {"low": None, "high": None}) == (row["value"], row["value"])
+    drawn = pictures.ranking_by_task(run["metrics"], "test")
+    assert [p.title for p in drawn] == ["AUC by task", "GAUC by task"]
 
 
 def test_many_scenarios_are_cut_and_said():

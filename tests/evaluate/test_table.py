@@ -7,13 +7,14 @@ import pytest
 
 from funnelrank.errors import ConfigError
 from funnelrank.evaluate import metrics, table
-from funnelrank.evaluate.table import COLUMNS, Scores, check_name, direction, measure, show, value, wide
+from funnelrank.evaluate.measure import Scores, measure, reliability
+from funnelrank.evaluate.table import COLUMNS, check_name, direction, show, value, wide
 from funnelrank.settings import Evaluate
 
 EVALUATE = Evaluate()
 NAMES = ["home", "search", "empty"]
 ISSUE_NAMES = {"auc", "gauc", "gauc_unweighted", "gauc_frozen", "pr_auc", "logloss", "ne", "pcoc", "ece",
-               "violation_rate", "rmse", "mae"}
+               "violation_rate", "rmse", "mae", "ece_noise"}
 
 
 def log_sigmoid(z):
@@ -51,7 +52,11 @@ def test_every_row_has_every_field_and_a_null_value_has_a_note():
     for r in rows:
         assert tuple(r) == COLUMNS
         assert r["note"] if r["value"] is None else isinstance(r["value"], float)
-        assert isinstance(r["rows"], int) and r["low"] is None and r["high"] is None
+        assert isinstance(r["rows"], int) and (r["low"] is None) == (r["high"] is None)
+        if r["low"] is None:
+            assert r["metric"] == "ece_noise" or r["note"], r
+        else:
+            assert 0 <= r["low"] <= r["value"] <= r["high"], r
         assert isinstance(r["positives"], int) or r["task"] == "money"
     assert {r["metric"] for r in rows} == ISSUE_NAMES
     assert json.loads(table.to_json(rows)) == rows
@@ -128,8 +133,10 @@ def test_order_of_rows_changes_nothing():
     columns = ("log_p", "log_not_p", "mean", "labels", "scenario", "user")
     moved = measured(scores(**{k: getattr(s, k)[order] for k in columns}))
     for a, b in zip(measured(s), moved, strict=True):
-        assert a | {"value": 0} == b | {"value": 0}
+        assert a | dict.fromkeys(("value", "low", "high")) == b | dict.fromkeys(("value", "low", "high"))
         assert (a["value"] or 0) == pytest.approx(b["value"] or 0, rel=1e-6)
+        if a["low"] is not None:        # users without a code are drawn one by one, in the rows' order
+            assert a["high"] - a["low"] == pytest.approx(b["high"] - b["low"], rel=0.2)
 
 
 def test_huge_user_codes_group_as_small_ones():
@@ -154,10 +161,12 @@ def few(positives, n=100, **more):
 def test_too_few_of_a_class_is_said_and_not_guessed(positives, ranking, ne, pcoc):
     rows = measure("test", few(positives), EVALUATE)
     for metric in ("auc", "gauc", "gauc_unweighted", "pr_auc"):
-        assert find(rows, metric)["note"] == ranking
+        note = find(rows, metric)["note"]
+        assert note == ranking or (positives == 10 and note.endswith("users for an interval"))
     assert find(rows, "gauc")["users"] == 2
-    assert find(rows, "ne")["note"] == ne
-    assert find(rows, "pcoc")["note"] == pcoc
+    scarce = "positives of too few users for an interval" if positives == 10 else f"{ranking} for an interval"
+    assert find(rows, "ne")["note"] == (ne or scarce)
+    assert find(rows, "pcoc")["note"] == (pcoc or scarce)
     assert find(rows, "logloss")["value"] > 0 and find(rows, "ece")["value"] > 0
 
 
@@ -258,7 +267,7 @@ def test_show_leaves_out_columns_that_nothing_fills():
 def test_reliability_is_plain_lists_of_binary_tasks():
     s = scores()
     s.labels[:, 1] = np.nan
-    said = table.reliability(s, EVALUATE)
+    said = reliability(s, EVALUATE)
     assert list(said) == ["click", "like"]
     assert json.loads(json.dumps(said)) == said
     assert len(said["click"]["p"]) == EVALUATE.bins

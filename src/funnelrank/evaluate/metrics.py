@@ -77,7 +77,7 @@ class Ranking:
     def __init__(self, score: np.ndarray, label: np.ndarray):
         y = positive(label)
         self.rows, self.positives = len(y), int(np.count_nonzero(y))
-        bits, self.lowest = _ordered_bits(score)
+        bits, self.lowest = ordered_bits(score)
         # 31 bits hold all floats of one sign, as log p and p are: half the bytes, so a faster sort
         self.keys = bits.astype(np.uint32 if int(bits.max()) < 2**31 else np.uint64) << 1
         self.keys |= y
@@ -88,33 +88,41 @@ class Ranking:
         P, N = self.positives, self.rows - self.positives
         if not P or not N:
             raise Undefined("only one class")
-        groups = _positive_groups(self.keys)
-        return int(_twice_wins(groups).sum()) / (2 * P * N)
+        groups = positive_groups(self.keys)
+        return int(twice_wins(groups).sum()) / (2 * P * N)
 
     def pr_auc(self) -> float:
         """Average precision: over falling scores, sum of (gain in recall) x precision; ties are one step."""
         if not self.positives:
             raise Undefined("no positives")
-        groups = _positive_groups(self.keys)
+        groups = positive_groups(self.keys)
         precision = (self.positives - groups.before) / (self.rows - groups.start)
         return float(np.dot(groups.positives, precision)) / self.positives
 
     def bins(self, most: int, probability: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Bins:
         """At most `most` bins of equal mass; `probability` makes p of the scores [n] (np.exp for log p)."""
-        cuts = self.keys[np.arange(1, most) * self.rows // most] >> 1 << 1
-        edges = np.unique(np.concatenate([[0], np.searchsorted(self.keys, cuts)]))
+        edges = self._edges(most)
         count = np.diff(edges, append=self.rows)
         p = np.add.reduceat(probability(self._scores()), edges, dtype=np.float64) / count
         ones = np.add.reduceat(self.keys & 1, edges, dtype=np.int64)
         return Bins(p, ones / count, count, *wilson(ones, count))
 
-    def _scores(self) -> np.ndarray:
-        bits = (self.keys >> 1).astype(np.uint32)
+    def cuts(self, most: int) -> np.ndarray:
+        """The lowest score of each of those bins, rising, as float32 [K]."""
+        return self._scores(self._edges(most))
+
+    def _edges(self, most: int) -> np.ndarray:
+        """Where each bin begins among the sorted rows."""
+        cuts = self.keys[np.arange(1, most) * self.rows // most] >> 1 << 1
+        return np.unique(np.concatenate([[0], np.searchsorted(self.keys, cuts)]))
+
+    def _scores(self, at: np.ndarray | slice = slice(None)) -> np.ndarray:
+        bits = (self.keys[at] >> 1).astype(np.uint32)
         bits += self.lowest
         return np.where(bits >= TOP, bits ^ TOP, ~bits).view(np.float32)
 
 
-class _Groups(NamedTuple):
+class Groups(NamedTuple):
     """Runs of equal scores that hold a positive, by rising score."""
 
     start: np.ndarray        # [G] where the run starts among the sorted rows
@@ -123,32 +131,32 @@ class _Groups(NamedTuple):
     negatives: np.ndarray    # [G]
 
 
-def _positive_groups(keys: np.ndarray) -> _Groups:
+def positive_groups(keys: np.ndarray) -> Groups:
     """Of sorted keys. Within a run negatives come first, because the label is the lowest bit."""
     at = np.flatnonzero((keys & 1) != 0)    # every positive's place
-    first = _run_starts(keys[at])
+    first = run_starts(keys[at])
     size = np.diff(first, append=len(at))
     start = at[first]
     tied = start > 0
     tied[tied] = keys[start[tied] - 1] == keys[start[tied]] - 1
     ties = np.zeros(len(start), np.int64)
     ties[tied] = start[tied] - np.searchsorted(keys, keys[start[tied]] - 1)
-    return _Groups(start - ties, first, size, ties)
+    return Groups(start - ties, first, size, ties)
 
 
-def _run_starts(values: np.ndarray) -> np.ndarray:
+def run_starts(values: np.ndarray) -> np.ndarray:
     """Where each run of equal values begins."""
     new = np.ones(len(values), bool)
     np.not_equal(values[1:], values[:-1], out=new[1:])
     return np.flatnonzero(new)
 
 
-def _twice_wins(groups: _Groups) -> np.ndarray:
+def twice_wins(groups: Groups) -> np.ndarray:
     """[G] int64: 2 x pairs that a run's positives win against negatives of lower score + pairs they tie."""
     return groups.positives * (2 * (groups.start - groups.before) + groups.negatives)
 
 
-def _ordered_bits(score: np.ndarray) -> tuple[np.ndarray, np.uint32]:
+def ordered_bits(score: np.ndarray) -> tuple[np.ndarray, np.uint32]:
     """uint32 [n] in the order of the float32 scores, counted from the lowest; and the lowest's own bits."""
     score = np.asarray(score, np.float32) + np.float32(0)       # -0 becomes 0, for they are equal
     if np.isnan(score).any():
@@ -170,46 +178,75 @@ def pr_auc(score: np.ndarray, label: np.ndarray) -> float:
     return Ranking(score, label).pr_auc()
 
 
-def gauc(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> Gauc:
-    """AUC within each user. score [n], label [n], user int [n], -1 where unknown (skipped)."""
+class ByUser(NamedTuple):
+    """AUC within each valid user."""
+
+    code: np.ndarray     # [V] the users, as they were given
+    auc: np.ndarray      # [V]
+    rows: np.ndarray     # [V]
+    users: int           # all that have a row
+
+
+def auc_by_user(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> ByUser:
+    """score [n], label [n], user int [n], -1 where unknown (skipped)."""
     y, user = positive(label), np.asarray(user)
     known = user != NULL_USER
     if not known.all():
         score, y, user = np.asarray(score)[known], y[known], user[known]
     if not len(user):
-        return Gauc(None, None, 0, 0)
-    bits, _ = _ordered_bits(score)
+        return ByUser(*np.zeros((3, 0)), 0)
+    bits, _ = ordered_bits(score)
     width = int(bits.max()).bit_length() + 1
-    user = dense_users(user, 64 - width)
+    values = None
+    if not (user.min() >= 0 and int(user.max()) < 2 ** (64 - width)):
+        values, user = np.unique(user, return_inverse=True)
     keys = user.astype(np.uint64) << np.uint64(width)
     keys |= bits.astype(np.uint64) << np.uint64(1)
     keys |= y
     keys.sort()
-    begin = _run_starts(keys >> np.uint64(width))                   # [U]
+    code = keys >> np.uint64(width)
+    begin = run_starts(code)                                        # [U]
     rows = np.diff(begin, append=len(keys))
-    groups = _positive_groups(keys)
+    groups = positive_groups(keys)
     of = np.searchsorted(begin, groups.start, side="right") - 1     # [G] the run's user
     P = np.bincount(of, groups.positives, len(begin)).astype(np.int64)
     # places and counts above are over all users; what stands before the user's own rows is no win
     earlier = begin - (np.cumsum(P) - P)
-    wins = _twice_wins(groups) - 2 * groups.positives * earlier[of]
+    wins = twice_wins(groups) - 2 * groups.positives * earlier[of]
     valid = (P > 0) & (rows > P)
-    if not valid.any():
-        return Gauc(None, None, 0, len(begin))
     pairs = 2 * P[valid] * (rows[valid] - P[valid])
-    each = np.bincount(of, wins, len(begin))[valid] / pairs
-    return Gauc(float(np.average(each, weights=rows[valid])), float(each.mean()), len(each), len(begin))
+    found = code[begin[valid]].astype(np.int64)
+    return ByUser(found if values is None else values[found], np.bincount(of, wins, len(begin))[valid] / pairs,
+                  rows[valid], len(begin))
 
 
-def dense_users(user: np.ndarray, bits: int = 31) -> np.ndarray:
-    """user [n] as it is if its codes (but for -1) fit into `bits` bits, else recoded 0, 1, ...; -1 stays."""
-    if not len(user) or (user.min() >= NULL_USER and int(user.max()) < 2**bits):
-        return user
-    values, codes = np.unique(user, return_inverse=True)
-    null = np.searchsorted(values, NULL_USER)
-    if null < len(values) and values[null] == NULL_USER:
-        codes = np.where(codes == null, NULL_USER, codes - (codes > null))
-    return codes
+def gauc(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> Gauc:
+    """AUC within each user, averaged. score [n], label [n], user int [n], -1 where unknown (skipped)."""
+    return gauc_of(auc_by_user(score, label, user))
+
+
+def gauc_of(by: ByUser) -> Gauc:
+    if not len(by.auc):
+        return Gauc(None, None, 0, by.users)
+    return Gauc(float(np.average(by.auc, weights=by.rows)), float(by.auc.mean()), len(by.auc), by.users)
+
+
+def packed(score: np.ndarray, label: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by score, then label: keys uint64 [n], (order of the score) << 1 | label, and the codes [n] that go along.
+
+    code int [n], from 0 and below 2**31.
+    """
+    y = positive(label)
+    bits, _ = ordered_bits(score)
+    width = np.uint64(max(int(code.max()).bit_length(), 1))
+    keys = bits.astype(np.uint64) << np.uint64(1)
+    keys |= y
+    keys <<= width
+    keys |= code.astype(np.uint64)
+    keys.sort()
+    code = (keys & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
+    keys >>= width
+    return keys, code
 
 
 # ---- probabilities

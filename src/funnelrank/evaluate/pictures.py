@@ -5,7 +5,6 @@ there is nothing to show.
 """
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +63,21 @@ def reliability_diagrams(bins: Mapping[str, Mapping[str, Sequence[float]]]) -> l
     return pictures
 
 
+def ranking_by_task(rows: Sequence[Mapping[str, Any]], split: str) -> list[Picture]:
+    """AUC, and where it is known GAUC, of each task over all rows: dots, with 95 % intervals as whiskers."""
+    pictures = []
+    for metric, title in (("auc", "AUC by task"), ("gauc", "GAUC by task"), ("gauc_frozen", "GAUC, frozen histories")):
+        dots = [r for r in rows if (r["split"], r["metric"], r["scenario"]) == (split, metric, None) and r["task"]]
+        if any(r["value"] is not None for r in dots):
+            labels = [_short(r["task"]) for r in dots]
+            pictures.append(Picture(title, _draw(
+                lambda ax, d=dots, n=labels, m=metric: _dots(ax, d, n, None, COLOURS[0], m.split("_")[0].upper()),
+                0.9 + 0.27 * len(dots))))
+    return pictures
+
+
 def auc_by_scenario(rows: Sequence[Mapping[str, Any]], split: str) -> list[Picture]:
-    """One dot a scenario, the largest first, with bars of rough 95 %, and the AUC over all rows as a line."""
+    """One dot a scenario, the largest first, with its 95 % interval, and the AUC over all rows as a line."""
     pictures = []
     mine = [r for r in rows if r["split"] == split and r["metric"] == "auc" and r["task"] is not None]
     for t, task in enumerate(dict.fromkeys(r["task"] for r in mine)):
@@ -76,21 +88,10 @@ def auc_by_scenario(rows: Sequence[Mapping[str, Any]], split: str) -> list[Pictu
             continue
         shown = dots[:MOST_SCENARIOS]
         note = f"The {len(shown)} largest of {len(dots)} scenarios." if len(dots) > len(shown) else ""
-        pictures.append(Picture(task, _draw(lambda ax, t=t, w=whole, d=shown: _scenario_dots(ax, d, w, _colour(t)),
+        pictures.append(Picture(task, _draw(lambda ax, t=t, w=whole, d=shown: _dots(
+            ax, d, [f"{_short(r['scenario'])} · {r['rows']:,}" for r in d], w, _colour(t)),
                                             0.9 + 0.27 * len(shown)), note))
     return pictures
-
-
-def auc_error(auc: float, positives: int, negatives: int) -> float:
-    """Standard error of an AUC of independent rows (Hanley and McNeil 1982, exponential scores).
-
-    NaN where it says nothing: a class has no rows, or the AUC is 0 or 1.
-    """
-    if positives < 1 or negatives < 1 or not 0 < auc < 1:
-        return math.nan
-    two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    return math.sqrt((auc * (1 - auc) + (positives - 1) * (two_positives - auc**2)
-                      + (negatives - 1) * (two_negatives - auc**2)) / (positives * negatives))
 
 
 # ---- panels
@@ -119,7 +120,8 @@ def _reliability(ax: Any, p: np.ndarray, y: np.ndarray, low: np.ndarray, high: n
     ax.set(xlim=(0, top), ylim=(0, top), xlabel="mean predicted probability", ylabel="observed rate")
 
 
-def _scenario_dots(ax: Any, dots: Sequence[Mapping], whole: float | None, colour: str) -> None:
+def _dots(ax: Any, dots: Sequence[Mapping], names: Sequence[str], whole: float | None, colour: str,
+          metric: str = "AUC") -> None:
     places = np.arange(len(dots))
     known = [i for i, r in enumerate(dots) if r["value"] is not None]
     aucs = [dots[i]["value"] for i in known]
@@ -133,19 +135,18 @@ def _scenario_dots(ax: Any, dots: Sequence[Mapping], whole: float | None, colour
     values = [*(end for bar in bars for end in bar), *([whole] if whole is not None else [])]
     left, right = (min(values), max(values)) if values else (0.4, 0.6)
     room = max(0.12 * (right - left), 0.005)
-    ax.set(xlim=(left - room, right + room), xlabel="AUC")
+    ax.set(xlim=(left - room, right + room), xlabel=metric)
     for i, r in enumerate(dots):
         if r["value"] is None:
             ax.annotate(_short(r["note"] or "no value"), (left, i), va="center", fontsize=9, alpha=0.7)
-    ax.set_yticks(places, [f"{_short(r['scenario'])} · {r['rows']:,}" for r in dots])
+    ax.set_yticks(places, names)
     ax.set_ylim(len(dots) - 0.5, -0.5)
 
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Ends of the bar around a scenario's AUC; the AUC twice where there is no error to show."""
-    auc, positives = row["value"], row.get("positives")
-    error = math.nan if positives is None else auc_error(auc, positives, row["rows"] - positives)
-    return (auc, auc) if math.isnan(error) else (max(auc - 1.96 * error, 0.0), min(auc + 1.96 * error, 1.0))
+    """Ends of the whisker; the value twice where there is no interval."""
+    low, high = row.get("low"), row.get("high")
+    return (row["value"], row["value"]) if low is None or high is None else (low, high)
 
 
 # ---- numbers behind curves

@@ -14,9 +14,11 @@ from funnelrank.evaluate.pictures import (
     auc_by_scenario,
     learning_curves,
     printable,
+    ranking_by_task,
     reliability_diagrams,
     shortened,
 )
+from funnelrank.evaluate.table import NO_INTERVAL
 
 METRICS = {
     "auc": "chance that a positive row gets a higher score than a negative one; 0.5 is guessing",
@@ -28,6 +30,7 @@ METRICS = {
     "ne": "log loss divided by that of always saying the mean; below 1 is better than nothing",
     "pcoc": "predicted over observed; 1 is calibrated on the whole",
     "ece": "mean distance of predicted and observed rates over bins of equal mass",
+    "ece_noise": "the ECE that perfect probabilities would have on these rows, by chance",
     "violation_rate": "share of rows where a step is said to be likelier than the step before it",
     "rmse": "root of the mean squared error",
     "mae": "mean absolute error",
@@ -64,6 +67,10 @@ def page(run: Mapping[str, Any]) -> str:
     on_last = f"On {_h(last)}. " if last else ""
     sections = [
         ("Results", _results(rows, splits)),
+        ("Ranking by task", _pictures(ranking_by_task(rows, last), "No binary task was measured.",
+                                      f"{on_last}Bars are 95 % intervals of users drawn anew (of rows, where the log "
+                                      "has no users). Two models are compared by <code>funnelrank compare</code>, not "
+                                      "by whether their bars overlap.")),
         ("Learning curves", _pictures(learning_curves(run.get("events") or []), "No steps were logged.")),
         ("Calibration", _pictures(reliability_diagrams(run.get("reliability") or {}),
                                   "No binary task with observed labels was measured.",
@@ -71,8 +78,8 @@ def page(run: Mapping[str, Any]) -> str:
                                   "what was predicted is what happened. Bars are 95 % intervals.")),
         ("AUC by scenario", _pictures(auc_by_scenario(rows, last), "The data has no scenarios.",
                                       f"{on_last}The number behind a scenario is its rows; the dashed line is the AUC "
-                                      "over all rows. Bars: rough 95 %, rows taken as independent (standard error of "
-                                      "Hanley and McNeil, 1982).")),
+                                      "over all rows. Bars are 95 % intervals of users drawn anew (of rows, where the "
+                                      "log has no users); a dot without one has too few positives.")),
         ("Metrics per task and scenario", _metrics(rows, splits)),
         ("Labels", _labels(run.get("coverage") or {}) + _contradictions(run.get("contradictions") or {})),
         ("Features", _features(run.get("counts") or {})),
@@ -175,9 +182,12 @@ def _metric_table(rows: Sequence[Mapping], with_scenario: bool) -> str:
 
 
 def _noted(row: Mapping[str, Any], notes: dict[str, int]) -> str:
-    """The value, with the number that its note has, or now gets, below the table."""
+    """The value with half its interval, and with the number that its note has, or now gets, below the table."""
     text, note = _figure(row["value"]), row["note"]
-    if not note:
+    if _number(row.get("low")) and _number(row.get("high")):
+        ends, half = f"{_figure(row['low'])} to {_figure(row['high'])}", _figure((row["high"] - row["low"]) / 2)
+        text = f'<span title="95 %: {ends}">{text} <small>±{half}</small></span>'
+    if not note or (row["value"] is not None and note.endswith(NO_INTERVAL)):
         return text
     number = notes.setdefault(note, len(notes) + 1)
     return f'<span title="{_h(note)}">{text}<sup>{number}</sup></span>'

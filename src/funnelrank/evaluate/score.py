@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from funnelrank.batch import Batch
-from funnelrank.evaluate.table import Scores
+from funnelrank.evaluate.measure import Scores
 from funnelrank.funnel import Prediction, undo_down_sampling
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema
