@@ -18,7 +18,7 @@ LAYERS = [
     ["ranker"],
     ["train", "evaluate", "artefact"],
     ["flow"],
-    ["describe", "api", "simulate", "schema_file", "reference"],
+    ["describe", "api", "runs", "simulate", "schema_file", "reference"],
     ["cli"],
     ["", "__main__"],
 ]

@@ -33,6 +33,7 @@ from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as pictures
 from funnelrank.evaluate import table
+from funnelrank.evaluate.kept import keep_scores
 from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
 from funnelrank.flow import (
@@ -99,13 +100,11 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, **giv
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
         trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on)
-        rows, reliability = [], {}
-        for split in ("valid", "test"):
-            if split in splits:
-                reliability = {}                           # of the last split measured
-                rows += measure_split(config, model, encoder, splits[split], split,
-                                      frozen=splits.get(f"{split}/frozen"),
-                                      truth=true_probabilities(config, data.sources[split]), keep=reliability)
+        rows, measured = [], {}
+        for split in (s for s in ("valid", "test") if s in splits):
+            rows += measure_split(config, model, encoder, splits[split], split,
+                                  frozen=splits.get(f"{split}/frozen"),
+                                  truth=true_probabilities(config, data.sources[split]), keep=measured)
         seconds = time.perf_counter() - clock
         about = {"name": config.name, "model": config.settings.model.get("name") or "five slots",
                  "reading": config.schema.reading, "parameters": sum(p.numel() for p in model.parameters()),
@@ -117,9 +116,14 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, **giv
         ranker = Ranker._made(config, encoder, model)
         ranker.about, ranker.rows = about, rows
         ranker.save(folder / "artefact")
+        if measured:                                       # the last split's
+            keep_scores(folder / "scores", split, measured["scores"], measured["frozen"],
+                        encoder.layout.scenarios if config.schema.scenario else (), config.settings.evaluate,
+                        {"name": config.name, "seed": config.settings.train.seed})
         write_text(folder / "metrics.json", table.to_json(rows))
         write_text(folder / "report.html", pictures.page({
-            "name": config.name, "config": dump(config), "metrics": rows, "events": events, "reliability": reliability,
+            "name": config.name, "config": dump(config), "metrics": rows, "events": events,
+            "reliability": measured.get("reliability", {}),
             "counts": {s: dict(e.counts) for s, e in splits.items() if "/" not in s},
             "coverage": {s: e.coverage for s, e in splits.items() if "/" not in s},
             "contradictions": {s: e.contradictions for s, e in splits.items() if "/" not in s}, "about": about}))

@@ -23,6 +23,7 @@ from funnelrank.errors import ConfigError, FunnelrankError
 
 if TYPE_CHECKING:
     from funnelrank.config import Config
+    from funnelrank.evaluate.table import Shown
 
 Sets = Annotated[list[str] | None, Parameter(name="--set", negative=(), help=(
     "Edit one key of the config, as in --set train.batch_size=512. May be given many times; lists by position: "
@@ -83,13 +84,15 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
 
 
 @app.command
-def train(config: Path, /, *, sets: Sets = None, fresh: Annotated[bool, Parameter(negative=())] = False) -> None:
+def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
+          fresh: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Train a model, measure it, and leave a run folder.
 
     The folder holds artefact/, metrics.json, report.html and events.jsonl. A run that was stopped, however it was,
     goes on from its last checkpoint when the same command is given again. For example:
 
       funnelrank train demo.yaml
+      funnelrank train demo.yaml --seeds 5
       funnelrank train demo.yaml --set train.seed=1 --set train.out=runs/demo-1
       funnelrank train demo.yaml --set data.dir=/data/october
 
@@ -99,8 +102,19 @@ def train(config: Path, /, *, sets: Sets = None, fresh: Annotated[bool, Paramete
         The YAML file. The run's folder is train.out, by default runs/<name of the file>.
     fresh
         Begin anew, whatever run is in the folder.
+    seeds
+        Train so many times, from train.seed on, each into a folder of its own, and sum up mean, sd and range.
     """
     read = _load(config, sets)
+    if seeds is not None:
+        from funnelrank import runs
+        from funnelrank.evaluate.seeds import show
+        with _Console() as console:
+            several = runs.train_seeds(read, seeds, report=console.watch, fresh=fresh)
+        for split in dict.fromkeys(row["split"] for row in several.rows):
+            _say(f"\n{split}, {seeds} seeds: mean, sd, [least most]")
+            _print(show(several.rows, split), texts=("task",))
+        return _say(f"\n{several.folder}: seed-*/, summary.json, summary.md")
     from funnelrank import api
     with _Console() as console:
         run = api.train(read, report=console.watch, fresh=fresh)
@@ -109,7 +123,7 @@ def train(config: Path, /, *, sets: Sets = None, fresh: Annotated[bool, Paramete
         if split in splits:
             _table(run.rows, split)
             break
-    _say(f"{run.folder}: artefact, metrics.json, report.html, events.jsonl; {run.seconds:.0f} s")
+    return _say(f"{run.folder}: artefact, metrics.json, report.html, events.jsonl; {run.seconds:.0f} s")
 
 
 @app.command
@@ -137,6 +151,57 @@ def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
     with _Console() as console:
         found = api.evaluate(artefact, _given(rows), split=split, out=out, report=console.watch)
     _table(found, split)
+
+
+@app.command
+def compare(runs: list[Path], /, *, metrics: Words = None, scenarios: bool = True, out: Path | None = None) -> None:
+    """Test runs against the first one, on the same test rows.
+
+    Paired differences per task and scenario, corrected for how many are asked, and what they show, in words. Folders
+    of `train --seeds` count as one run each. For example:
+
+      funnelrank compare runs/shared_bottom runs/aitm
+      funnelrank compare runs/a runs/b runs/c --metrics auc,logloss,ece --out runs/compared
+
+    Parameters
+    ----------
+    runs
+        Folders of finished runs, or of several seeds. The first is what the others are held against.
+    metrics
+        Which differences to test, by default auc, gauc_frozen (or gauc) and logloss.
+    scenarios
+        Also test within each scenario.
+    out
+        A folder to write comparison.json and comparison.md into.
+    """
+    from funnelrank import runs as several
+    from funnelrank.evaluate.compare import shown, words
+    found = several.compare(runs, _split(metrics) or None, by_scenario=scenarios, out=out)
+    _say(f"{found.split}, held against {found.base}")
+    _print(shown(found), texts=("run", "task", "scenario", "metric", "verdict"))
+    _say("")
+    for line in (*words(found), "", *found.notes):
+        _say(line)
+
+
+@app.command
+def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
+    """List finished runs by one number, the best first.
+
+    For example:
+
+      funnelrank leaderboard runs/*
+      funnelrank leaderboard runs/* --metric test/buy/logloss
+
+    Parameters
+    ----------
+    runs
+        Folders of finished runs, or of several seeds.
+    metric
+        A number of metrics.json over all rows: test/auc is the mean over tasks, test/buy/auc of one.
+    """
+    from funnelrank import runs as several
+    _print(several.leaderboard(runs, metric), texts=("run",))
 
 
 @app.command
@@ -302,6 +367,8 @@ class _Console:
                 loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items() if value is not None)
                 self._advance("train", event["step"], event.get("steps"),
                               f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
+            case "seed":
+                self._line(f"seed {event['seed']}: {event['folder']}")
             case "evaluate":
                 value = "-" if event["value"] is None else f"{event['value']:.4f}"
                 best = " (best)" if event["better"] else ""
@@ -361,6 +428,15 @@ def _table(rows: list[dict], split: str) -> None:
         _say("  ".join(cell.ljust(w) if column[0] in texts else cell.rjust(w)
                        for cell, w, column in zip(line, widths, columns)).rstrip())
     _say("")
+
+
+def _print(shown: Shown, texts: Sequence[str]) -> None:
+    """A table of texts; columns named in `texts` begin at their left."""
+    columns = list(zip(shown.columns, *shown.rows))
+    widths = [max(map(len, column)) for column in columns]
+    for line in zip(*columns):
+        _say("  ".join(cell.ljust(w) if column[0] in texts else cell.rjust(w)
+                       for cell, w, column in zip(line, widths, columns)).rstrip())
 
 
 # ---- the entry point

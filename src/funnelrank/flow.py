@@ -179,7 +179,8 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
                   frozen: EncodedSplit | None = None, truth: Mapping[str, np.ndarray] | None = None,
                   keep: dict[str, Any] | None = None, intervals: bool = True) -> list[dict[str, Any]]:
-    """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives reliability bins per task."""
+    """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives what they were measured on: `scores`,
+    `frozen`, and `reliability`, the bins per task."""
     evaluate = config.settings.evaluate
     if not intervals:
         evaluate = evaluate.model_copy(update={"intervals": "none"})
@@ -187,7 +188,7 @@ def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: 
     scores = score(model, config.schema, load(split), name)
     held = score(model, config.schema, load(frozen), name) if frozen is not None else None
     if keep is not None:
-        keep.update(reliability(scores, evaluate))
+        keep.update(scores=scores, frozen=held, reliability=reliability(scores, evaluate))
     return measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
                          frozen=held, truth=truth)
 

@@ -430,6 +430,9 @@ class Evaluate(Section):
     intervals: Literal["user", "row", "none"] = "user"
     """What 95 % intervals take as drawn by chance: users with all their rows, or single rows (DeLong's AUC). Without
     `data.user` it is rows."""
+    keep_scores: int = Field(5_000_000, ge=0)
+    """Rows of the last split whose scores stay in the run's folder for `funnelrank compare`; of more rows, those of
+    some users. 0 keeps none."""
     resamples: int = Field(1000, ge=100, le=100_000)
     """Draws of the bootstrap behind the intervals of metrics that are no AUC."""
 

@@ -1,0 +1,61 @@
+"""Several runs from the command line: seeds, comparison, leaderboard."""
+
+import json
+
+import pytest
+
+from funnelrank import cli
+from funnelrank.simulate import simulate
+
+CONFIG = """
+data: {dir: log, train: train.parquet, valid: valid.parquet, test: test.parquet, scenario: scenario, user: user_id}
+features: {item_id: id, scenario: id, lists: "off"}
+tasks: {click: {}, cart: {after: click}}
+model: {name: shared_bottom, represent: {hidden: [8]}}
+train: {threads: 1, epochs: 1, log_every: 1000}
+evaluate: {resamples: 100}
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    simulate(folder / "log", rows=4000, users=200, items=60, funnel=["click", "cart"])
+    (folder / "shop.yaml").write_text(CONFIG)
+    return folder
+
+
+def test_seeds_comparison_and_leaderboard(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    assert cli.main(["train", "shop.yaml", "--seeds", "2", "--set", "train.out=runs/many"]) == 0
+    assert cli.main(["train", "shop.yaml", "--set", "train.out=runs/one"]) == 0
+    capsys.readouterr()
+    assert sorted(p.name for p in (shop / "runs/many").iterdir()) == ["seed-0", "seed-1", "summary.json", "summary.md"]
+    summary = json.loads((shop / "runs/many/summary.json").read_text())
+    each = [json.loads((shop / f"runs/many/seed-{s}/metrics.json").read_text()) for s in (0, 1)]
+    values = [next(r["value"] for r in rows if (r["split"], r["metric"]) == ("test", "auc")) for rows in each]
+    row = next(r for r in summary["rows"] if (r["split"], r["metric"]) == ("test", "auc"))
+    assert row["values"] == values and row["mean"] == pytest.approx(sum(values) / 2) and values[0] != values[1]
+
+    assert cli.main(["compare", "runs/one", "runs/many", "runs/many/seed-0", "--out", "cmp"]) == 0
+    said = capsys.readouterr().out
+    assert "held against one" in said and "P values are corrected by Holm" in said
+    found = json.loads((shop / "cmp/comparison.json").read_text())
+    same = next(r for r in found["rows"] if r["run"] == "seed-0" and r["metric"] == "auc" and r["scenario"] is None)
+    assert same["difference"] == 0 and same["p_corrected"] == 1           # one is seed 0, too
+    assert (shop / "cmp/comparison.md").read_text().startswith("# Compared with one, on test")
+
+    assert cli.main(["leaderboard", "runs/one", "runs/many", "--metric", "test/click/logloss"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("words, said", [
+    (["compare", "nowhere", "log"], "nowhere: there is no such folder"),
+    (["compare", "log", "log"], "log: keeps no scores of its test rows"),
+    (["leaderboard", "log"], "no finished run"),
+    (["train", "shop.yaml", "--seeds", "1"], "seeds: 1 asked for"),
+])
+def test_what_cannot_be_done_is_one_sentence(shop, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(shop)
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
