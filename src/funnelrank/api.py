@@ -67,11 +67,13 @@ class Run:
     ranker: Ranker | None = field(default=None, repr=False)
 
 
-def train(config: Config, *, report: Report = silent, fresh: bool = False, **given: Any) -> Run:
+def train(config: Config, *, report: Report = silent, fresh: bool = False, profile: bool = False,
+          **given: Any) -> Run:
     """All steps, into the run's folder: artefact/, metrics.json, report.html, events.jsonl, run.json, checkpoints/.
 
     A run of the same config and data that did not finish is gone on with from its last checkpoint; one that did is
-    returned as it is, if the same code made it. `fresh` begins anew in either case. Raises ConfigError where another
+    returned as it is, if the same code made it. `fresh` begins anew in either case. `profile` reports where a step's
+    time goes. Raises ConfigError where another
     process trains into the folder, or where it holds an unfinished run of another config or data.
     """
     clock = time.perf_counter()
@@ -99,7 +101,8 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, **giv
         encoder = prepare(config, data, record)
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
-        trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on)
+        trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
+                      profile=profile)
         rows, measured = [], {}
         for split in (s for s in ("valid", "test") if s in splits):
             rows += measure_split(config, model, encoder, splits[split], split,

@@ -85,7 +85,8 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
 
 @app.command
 def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
-          fresh: Annotated[bool, Parameter(negative=())] = False) -> None:
+          fresh: Annotated[bool, Parameter(negative=())] = False,
+          profile: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Train a model, measure it, and leave a run folder.
 
     The folder holds artefact/, metrics.json, report.html and events.jsonl. A run that was stopped, however it was,
@@ -102,6 +103,8 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
         The YAML file. The run's folder is train.out, by default runs/<name of the file>.
     fresh
         Begin anew, whatever run is in the folder.
+    profile
+        Print where a training step's time goes, and its share of the least that this machine could need.
     seeds
         Train so many times, from train.seed on, each into a folder of its own, and sum up mean, sd and range.
     """
@@ -110,14 +113,14 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
         from funnelrank import runs
         from funnelrank.evaluate.seeds import show
         with _Console() as console:
-            several = runs.train_seeds(read, seeds, report=console.watch, fresh=fresh)
+            several = runs.train_seeds(read, seeds, report=console.watch, fresh=fresh, profile=profile)
         for split in dict.fromkeys(row["split"] for row in several.rows):
             _say(f"\n{split}, {seeds} seeds: mean, sd, [least most]")
             _print(show(several.rows, split), texts=("task",))
         return _say(f"\n{several.folder}: seed-*/, summary.json, summary.md")
     from funnelrank import api
     with _Console() as console:
-        run = api.train(read, report=console.watch, fresh=fresh)
+        run = api.train(read, report=console.watch, fresh=fresh, profile=profile)
     splits = {row["split"] for row in run.rows}
     for split in ("test", "valid"):
         if split in splits:
@@ -299,6 +302,18 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
          + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
 
 
+def _profile(event: dict) -> str:
+    """The event as lines: part, milliseconds, share of the step."""
+    whole = sum(event["ms"].values()) or 1.0
+    rows = [f"a step of {event['rows']:,.0f} rows in {event['clock']} milliseconds, mean of {event['steps']:,}"]
+    rows += [f"  {part:<12}{ms:>9.3f}{ms / whole:>7.1%}" for part, ms in event["ms"].items()]
+    rows += [f"  {'whole':<12}{whole:>9.3f}"]
+    if "floor_ms" in event:
+        rows += [f"  {'floor':<12}{event['floor_ms']:>9.3f}{event['share']:>7.1%} of its rate reached; a row takes "
+                 f"{event['multiply_adds']:,.0f} multiply-adds and {event['bytes']:,.0f} bytes"]
+    return "\n".join(rows)
+
+
 # ---- parsing
 
 def _load(path: Path, sets: Sequence[str] | None) -> Config:
@@ -380,6 +395,8 @@ class _Console:
                 why = f" ({'; '.join(event['changed'][:3])})" if event["changed"] else ""
                 self._line(f"{event['folder']}: beginning anew{why}; the artefact that is there stays until this run "
                            "ends")
+            case "profile":
+                self._line(_profile(event))
             case "interrupted":
                 self._line(f"step {event['step']:,}: checkpoint written; the same command goes on from here")
             case "finished":

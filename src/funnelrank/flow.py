@@ -34,12 +34,14 @@ from funnelrank.errors import ConfigError
 from funnelrank.evaluate import table
 from funnelrank.evaluate.measure import measure, reliability
 from funnelrank.evaluate.score import score
+from funnelrank.kernels import keep_freed_memory
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
 from funnelrank.train.events import Event, Report
 from funnelrank.train.optim import RowUpdates
+from funnelrank.train.profile import Profile
 from funnelrank.train.trainer import Judged, Trained, Trainer
 
 SPLITS = ("train", "valid", "test")
@@ -148,14 +150,16 @@ def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, 
 
 
 def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,
-        folder: Path | None = None, report: Report = silent, resume: bool = False) -> Trained:
+        folder: Path | None = None, report: Report = silent, resume: bool = False, profile: bool = False) -> Trained:
     """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights.
 
     With `resume`, from the last checkpoint in the folder on; otherwise checkpoints that are there are removed.
+    `profile` reports where a step's time goes, as the event "profile".
     """
     settings = config.settings.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     judge = None
     if "valid" in splits:
         # a metric that does not exist is found before an hour is spent, not after
@@ -172,7 +176,7 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
                     memory=config.settings.data.memory)
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
-                      judge=judge)
+                      judge=judge, profile=Profile(model) if profile else None)
     return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser), resume)
 
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 STEP = 64        # rows: oneDNN prepares itself for every new shape, for some 10 ms, and a ragged length is always new
 SMALL = 512      # numbers of a weight below which MKL's product is faster for g W
 PLAIN, RELU = ("none", [], None), ("relu", [], None)         # what comes behind the product
-_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
@@ -27,7 +27,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
-    return (_product is not None and not torch.compiler.is_compiling() and x.dim() == 2 and x.device.type == "cpu"
+    return (ONEDNN is not None and not torch.compiler.is_compiling() and x.dim() == 2 and x.device.type == "cpu"
             and x.dtype == weight.dtype == torch.float32 and len(x) > 0 and len(x) % STEP == 0
             and not torch.is_autocast_enabled("cpu"))
 
@@ -37,7 +37,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, relu):
         x, weight = x.contiguous(), weight.contiguous()
-        y = _product(x, weight, bias, *(RELU if relu else PLAIN))
+        y = ONEDNN(x, weight, bias, *(RELU if relu else PLAIN))
         ctx.save_for_backward(x, weight, y if relu else None)
         ctx.biased = bias is not None
         return y
@@ -49,6 +49,6 @@ class _Affine(torch.autograd.Function):
         g = g.contiguous() if y is None else torch.ops.aten.threshold_backward(g, y, 0).contiguous()
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = g.mm(weight) if weight.numel() < SMALL else _product(g, weight.t().contiguous(), None, *PLAIN)
+            dx = g.mm(weight) if weight.numel() < SMALL else ONEDNN(g, weight.t().contiguous(), None, *PLAIN)
         dweight = g.t().mm(x) if ctx.needs_input_grad[1] else None
         return dx, dweight, g.sum(0) if ctx.biased else None, None

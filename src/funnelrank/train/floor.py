@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import History, Inputs
+from funnelrank.nn.affine import ONEDNN, PLAIN
 from funnelrank.ranker import RankingModel
 from funnelrank.train.optim import Average, RowUpdates
 
@@ -99,7 +100,10 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         place = self.PLACES.get(func.overloadpacket)
-        if place is not None:
+        if func.overloadpacket is ONEDNN:                       # its weight is [p, k]
+            (m, k), (p, _) = args[0].shape, args[1].shape
+            self.found.append(Product(1, m, k, p))
+        elif place is not None:
             left, right = args[place].shape, args[place + 1].shape
             n, right = (left[0], right[1:]) if len(left) == 3 else (1, right)
             self.found.append(Product(n, *left[-2:], right[1] if len(right) > 1 else 1))
@@ -141,17 +145,20 @@ def row_bytes(embedding: Embedding, batch: Batch, updates: RowUpdates, average: 
 
 def measure_machine(shapes: Iterable[Product], seconds: float = 0.05) -> Machine:
     """Best rates over all `shapes`, and over copies; about `seconds` for each shape and ten times that for copies."""
-    flops = max((2 * prod(s) / _best(_product(s), seconds) for s in set(shapes)), default=float("inf"))
+    flops = max((2 * prod(s) / _best(way, seconds) for s in set(shapes) for way in _ways(s)), default=float("inf"))
     source = torch.ones(BEYOND_CACHES // 4)
     target = torch.ones_like(source)
     return Machine(flops, 2 * source.nbytes / _best(lambda: target.copy_(source), 10 * seconds))
 
 
-def _product(shape: Product) -> Callable[[], Any]:
-    """The product as a layer does it, x W^T; results go to memory that is already there."""
+def _ways(shape: Product) -> list[Callable[[], Any]]:
+    """The product as layers do it, x W^T, by each library that a layer may use."""
     n, m, k, p = shape
-    a, b, out = torch.randn(n, m, k), torch.randn(n, p, k).transpose(1, 2), torch.empty(n, m, p)
-    return (lambda: torch.bmm(a, b, out=out)) if n > 1 else (lambda: torch.mm(a[0], b[0], out=out[0]))
+    a, b, out = torch.randn(n, m, k), torch.randn(n, p, k), torch.empty(n, m, p)
+    if n > 1:
+        return [lambda: torch.bmm(a, b.transpose(1, 2), out=out)]
+    ways: list[Callable[[], Any]] = [lambda: torch.mm(a[0], b[0].T, out=out[0])]
+    return ways if ONEDNN is None else [*ways, lambda: ONEDNN(a[0], b[0], None, *PLAIN)]
 
 
 def _best(work: Callable[[], Any], seconds: float) -> float:

@@ -25,6 +25,7 @@ from funnelrank.settings import Train
 from funnelrank.train.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from funnelrank.train.events import Event, Report
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
+from funnelrank.train.profile import Profile
 from funnelrank.train.signals import Interrupted, held_signals
 
 MOST_EPOCHS = 20                     # of `epochs: auto`
@@ -66,8 +67,10 @@ class Trainer:
     """Trains `model` on `batches`; `judge` evaluates it on valid, or None where there is no valid split."""
 
     def __init__(self, model: RankingModel, settings: Train, weights: Tensor, *, folder: Path, report: Report,
-                 judge: Callable[[], Judged] | None = None):
+                 judge: Callable[[], Judged] | None = None, profile: Profile | None = None):
         self.model, self.settings, self.folder, self.report, self.judge = model, settings, folder, report, judge
+        self.profile = profile
+        self.ends: Callable[[str], None] = profile.ends if profile else lambda part: None
         self.weights = weights                                           # [T] of tasks in the loss
         self.dense = dense_parameters(model)
         self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
@@ -99,7 +102,7 @@ class Trainer:
         else:
             discard_checkpoints(self.folder)
         self._last_log, self._last_save = (time.perf_counter(), self.rows), time.monotonic()
-        with held_signals() as self.asked:
+        with held_signals() as self.asked, self.profile or nullcontext():
             first = self.epoch
             for self.epoch in range(first, epochs):
                 if not self._spent:
@@ -110,6 +113,8 @@ class Trainer:
             self._evaluate()                                             # the steps since the last evaluation
             if self.saved != self.step:
                 self._save("last")
+        if self.profile:
+            self.report({"event": "profile", **self.profile.result(self.updates, self.average)})
         if self.judge and self.best is not None:
             self._load_best()
         elif self.average:
@@ -146,6 +151,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
         s = self.settings
+        self.ends("loading")
         self.model.train()
         said = self.model(batch)
         losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
@@ -154,13 +160,16 @@ class Trainer:
         if self.model.calibrator:
             pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
             loss = loss + self.model.calibrator * pressed
+        self.ends("forward")
         self._check_finite(losses, loss)
         if self.optimiser:
             self.optimiser.zero_grad(set_to_none=True)
         factor = schedule_factor(s.schedule, self.step, total)
         if not s.clip_norm:                                              # nothing looks at the row gradients
             self.updates.fuse(factor, self.average)
+        self.ends("other")
         loss.backward()
+        self.ends("backward")
         gradients = self.model.embedding.take_gradients()
         if s.clip_norm:
             clip(self.dense, gradients, s.clip_norm)
@@ -168,9 +177,12 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.base_lr * factor
             self.optimiser.step()
+        self.ends("dense step")
         self.updates.apply(gradients, factor)
+        self.ends("row update")
         if self.average:
             self.average.update(gradients)
+        self.ends("dense step")
         self.step += 1
         self.rows += len(batch)
         seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
@@ -178,6 +190,8 @@ class Trainer:
                                      torch.cat([seen.float(), seen.new_ones(1).float()])]).cpu()
         if self.step % s.log_every == 0:
             self._flush_log(planned)
+        if self.profile:
+            self.profile.step_ends(batch)
 
     def _check_finite(self, losses: Tensor, loss: Tensor) -> None:
         if math.isfinite(loss.item()):
@@ -253,6 +267,8 @@ class Trainer:
         finally:
             self._since = time.perf_counter(), time.process_time()
             self._last_log = (self._since[0], self.rows)
+            if self.profile:
+                self.profile.begin()
 
     def _settle(self) -> None:
         """Count the time since the last call as training."""
@@ -298,6 +314,8 @@ class Trainer:
             self.saved, self._last_save = self.step, time.monotonic()
             self._save_took = self._last_save - began
         self.report({"event": "checkpoint", "step": self.step, "name": name})
+        if self.profile:
+            self.profile.begin()
 
     def _save_if_due(self) -> None:
         every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_seconds
