@@ -26,7 +26,7 @@ def short(x: float) -> str:
 def said(kind: str, x: float) -> str:
     """A result in the units of its kind."""
     if kind in ("times", "slowdown", "threads"):
-        return f"{short(x)}x"
+        return f"{x:,.0f}x" if x >= 99.95 else f"{short(x)}x"
     if kind == "share":
         return f"{100 * x:.0f} %"
     return f"{short(x)} s" if kind == "seconds" else f"{short(x)}/s"
