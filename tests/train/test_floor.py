@@ -20,11 +20,12 @@ def test_counting_leaves_the_model_and_chance_as_they_were(said):
     assert all(p.grad is None for p in m.parameters()) and not m.embedding.take_gradients()
 
 
-def test_a_backward_costs_twice_its_forward():
+@pytest.mark.parametrize("rows", [12, 64])                        # torch's products, and oneDNN's
+def test_a_backward_costs_twice_its_forward(rows):
     m = model(config(model={"name": "shared_bottom", "represent": {"hidden": [7, 5]}, "predict": {"hidden": [3]}}))
-    b = batch(rows=12)
+    b = batch(rows=rows)
     forward = m.embedding.flat_width * 7 + 7 * 5 + 3 * (5 * 3 + 3 * 1)
-    assert sum(n * a * k * p for n, a, k, p in products(m, b)) == 3 * 12 * forward
+    assert sum(n * a * k * p for n, a, k, p in products(m, b)) == 3 * rows * forward
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import History, Inputs
-from funnelrank.nn.affine import ONEDNN, PLAIN
+from funnelrank.nn.affine import affine
 from funnelrank.ranker import RankingModel
 from funnelrank.train.optim import Average, RowUpdates
 
@@ -91,20 +91,19 @@ def products(model: RankingModel, batch: Batch) -> list[Product]:
 class _Products(TorchDispatchMode):
     """Notes the shapes of all products while it is entered."""
 
-    PLACES = {torch.ops.aten.mm: 0, torch.ops.aten.bmm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.baddbmm: 1,
-              torch.ops.aten.mv: 0, torch.ops.aten.addmv: 1}          # of the left operand
+    PLACES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::mv": 0, "aten::addmv": 1,
+              "mkldnn::_linear_pointwise": 0}                        # of the left operand
 
     def __init__(self):
         super().__init__()
         self.found: list[Product] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        place = self.PLACES.get(func.overloadpacket)
-        if func.overloadpacket is ONEDNN:                       # its weight is [p, k]
-            (m, k), (p, _) = args[0].shape, args[1].shape
-            self.found.append(Product(1, m, k, p))
-        elif place is not None:
-            left, right = args[place].shape, args[place + 1].shape
+        name = func._schema.name
+        if name in self.PLACES:
+            left, right = (args[self.PLACES[name] + i].shape for i in (0, 1))
+            if name.startswith("mkldnn"):                            # x W^T
+                right = right[::-1]
             n, right = (left[0], right[1:]) if len(left) == 3 else (1, right)
             self.found.append(Product(n, *left[-2:], right[1] if len(right) > 1 else 1))
         return func(*args, **(kwargs or {}))
@@ -152,13 +151,13 @@ def measure_machine(shapes: Iterable[Product], seconds: float = 0.05) -> Machine
 
 
 def _ways(shape: Product) -> list[Callable[[], Any]]:
-    """The product as layers do it, x W^T, by each library that a layer may use."""
+    """The product as layers do it, x W^T: by torch, into memory that is already there, and by nn/affine.py."""
     n, m, k, p = shape
-    a, b, out = torch.randn(n, m, k), torch.randn(n, p, k), torch.empty(n, m, p)
+    x, weight, out = torch.randn(n, m, k), torch.randn(n, p, k), torch.empty(n, m, p)
     if n > 1:
-        return [lambda: torch.bmm(a, b.transpose(1, 2), out=out)]
-    ways: list[Callable[[], Any]] = [lambda: torch.mm(a[0], b[0].T, out=out[0])]
-    return ways if ONEDNN is None else [*ways, lambda: ONEDNN(a[0], b[0], None, *PLAIN)]
+        return [lambda: torch.bmm(x, weight.transpose(1, 2), out=out)]
+    x, weight, out = x[0], weight[0], out[0]
+    return [lambda: torch.mm(x, weight.T, out=out), lambda: affine(x, weight, None)]
 
 
 def _best(work: Callable[[], Any], seconds: float) -> float:
