@@ -18,8 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from made import NETS
-
+NETS = {"small": ([32, 16], [8]), "large": ([256, 128], [64])}       # layers of bottoms, and of towers
 EXPERTS = {"small": (8, [16]), "large": (4, [256, 128])}       # of MMoE: how many, and their layers
 AT_MOST = ("slowdown", "seconds")
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 import torch
+from cells import NETS
+from rows import NUMBERS, zipf
 
 from funnelrank.batch import Batch, Layout
 from funnelrank.config import load
 from funnelrank.ranker import RankingModel
 
-FIELDS, NUMBERS = 23, 8
 LENGTHS = ((13, 50), (13, 50), (5, 20))              # mean and most entries of each history
-NETS = {"small": ([32, 16], [8]), "large": ([256, 128], [64])}
 
 
 def layout(ids: int) -> Layout:
@@ -22,12 +22,6 @@ def layout(ids: int) -> Layout:
                   space={n: n for n in names} | dict.fromkeys(lists, "f0"), size=sizes,
                   role=dict.fromkeys((*names, *numbers, *lists), "context"), pool=dict.fromkeys(lists, "mean"),
                   target=dict.fromkeys(lists, "f0"), feature={n: n for n in numbers}, scenarios=())
-
-
-def zipf(rng: np.random.Generator, size: int, n: int) -> np.ndarray:
-    """n ids of 2 .. size - 1: rank r has weight 1 / r, ranks are scattered over the ids."""
-    rank = np.exp(rng.random(n) * np.log(size - 2)).astype(np.int64)
-    return (2 + (rank * 2_654_435_761) % (size - 2)).astype(np.int32)
 
 
 def batch(rows: int, of: Layout, seed: int) -> Batch:

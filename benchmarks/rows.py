@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from engine import FIELDS, LISTS, sizes
-from made import NUMBERS, zipf
 
+NUMBERS = 8
 ROWS, PARTS, GROUP = 2_000_000, 8, 50_000           # rows, files, and rows of a row group
 MOST = (50, 50, 20)                                 # entries of each history
 CLICK, BUY = 0.16, 0.1                              # share of rows, and of clicks
@@ -64,6 +64,12 @@ def one_part(meta: dict, part: int) -> pa.Table:
 def draw(rng: np.random.Generator, size: int, n: int) -> np.ndarray:
     """n ids of 1 .. size - 1."""
     return zipf(rng, size + 1, n) - 1
+
+
+def zipf(rng: np.random.Generator, size: int, n: int) -> np.ndarray:
+    """n ids of 2 .. size - 1: rank r has weight 1 / r, ranks are scattered over the ids."""
+    rank = np.exp(rng.random(n) * np.log(size - 2)).astype(np.int64)
+    return (2 + (rank * 2_654_435_761) % (size - 2)).astype(np.int32)
 
 
 def lengths(rng: np.random.Generator, mean: float, most: int, n: int) -> np.ndarray:
