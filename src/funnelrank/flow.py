@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def prepare(config: Config, data: Data, report: Report = silent) -> Encoder:
     source = data.sources.get("train")
     if source is None:
         raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
-    return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source))
+    return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source),
+                       threads_of(config.settings.train))
 
 
 def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> dict[str, EncodedSplit]:
@@ -101,8 +103,14 @@ def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent
     sources |= {f"{s}/frozen": freeze(sources[s], config.schema) for s in ("valid", "test")
                 if s in sources and freezes(config, sources[s])}
     return {split: open_encoded(encoder, source, config.settings.data, folder, split == "train",
-                                progress(report, f"encode {split}", source))
+                                progress(report, f"encode {split}", source), threads_of(config.settings.train))
             for split, source in sources.items()}
+
+
+def threads_of(settings: Train) -> int:
+    """Threads that read and encode: train.threads, or one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return settings.threads or cores
 
 
 def freezes(config: Config, source: Source) -> bool:

@@ -105,7 +105,7 @@ SAID = {
     "Train.early_stopping": "See below.",
     "Train.log_every": "Steps between lines of losses in events.jsonl.",
     "Train.seed": "Decides the first weights, the order of rows and dropout.",
-    "Train.threads": "Threads that torch computes with.",
+    "Train.threads": "Threads that torch computes with, and that read and encode rows.",
     "Train.device": "As torch names it, such as `cuda:0`.",
     "Train.tensorboard": "Also write TensorBoard events into the run's folder; needs `pip install "
                          "'funnelrank[tensorboard]'`.",

@@ -12,7 +12,7 @@ process reads; older ones are removed when another is made.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from funnelrank.data.ahead import in_order
 from funnelrank.data.derive import gather
 from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
@@ -61,12 +62,12 @@ class EncodedSplit(Encoded):
 
 
 def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | None, policy: bool,
-                 progress: Progress | None = None) -> EncodedSplit:
+                 progress: Progress | None = None, threads: int = 1) -> EncodedSplit:
     """The encoded rows of `source`, from the cache in `folder` or encoded into it now; in memory if folder is None.
 
     `policy` is for train: apply data.contradictions and data.fill_implied (by default only under the conditional
     reading). Labels of other splits are left alone. Two processes that want the same cache make it once: the second
-    waits for the first.
+    waits for the first. `threads` units are encoded at once, where data.memory holds them, and give the same.
 
     Raises DataError for rows that cannot be encoded, for contradictions under `raise`, where no row is left, where a
     file changes meanwhile, and where the disk is full; nothing half-written stays.
@@ -75,7 +76,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
     rules = {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
     if folder is None:
         arrays = _InMemory()
-        meta = _encode(encoder, source, rules, arrays, progress)
+        meta = _encode(encoder, source, rules, arrays, progress, threads)
         return _split(arrays.whole, meta, None)
     made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": source.fingerprint(), **rules}
     target = Path(folder) / f"encoded-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
@@ -85,7 +86,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         found = _open(target)
     if found is None:
         sweep(Path(folder), "encoded-" + "[0-9a-f]" * KEY)
-        _write(target, made_from, encoder, source, rules, progress)
+        _write(target, made_from, encoder, source, rules, progress, threads)
         found = _open(target)
         assert found is not None, target
         discard_unused(Path(folder), "encoded-" + "[0-9a-f]" * KEY, KEEP)
@@ -93,11 +94,11 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
 
 
 def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: Source, rules: Mapping[str, Any],
-           progress: Progress | None) -> None:
+           progress: Progress | None, threads: int) -> None:
     arrays = None
     try:
         with new_folder(target) as new, _OnDisk(new) as arrays:
-            meta = _encode(encoder, source, rules, arrays, progress)
+            meta = _encode(encoder, source, rules, arrays, progress, threads)
             if source.fingerprint() != made_from["source"]:
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
                                 "complete")
@@ -111,7 +112,7 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
 
 
 def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: "_InMemory | _OnDisk",
-            progress: Progress | None) -> dict[str, Any]:
+            progress: Progress | None, threads: int) -> dict[str, Any]:
     """Adds every unit's arrays to `arrays` under the label rules; returns what there is to report, for JSON."""
     schema, columns = encoder.schema, encoder.schema.log_columns()
     report = {"policy": rules["contradictions"], "edges": [], "dropped": 0, "repaired": 0, "filled": {}}
@@ -119,26 +120,27 @@ def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: 
                 for task in schema.tasks}
     rows, done, weighted, counts = 0, 0, None, {}
     ends = [0] * len(encoder.layout.lists)
-    for unit in source.units:
-        where = source.where(unit)
-        encoded = encoder.encode(source.read(unit, columns), where)
-        counts = _sum(counts, encoded.counts)
-        if report["policy"] is None:
-            said = {"edges": [describe(edge, where, unit.start) for edge in contradictions(encoded.labels, schema)]}
-        else:
-            labels, keep, said = apply_policy(encoded.labels, schema, report["policy"], rules["fill_implied"], where,
-                                              unit.start)
-            encoded = replace(encoded, labels=labels)
-            if not keep.all():
-                encoded = _take(encoded, np.flatnonzero(keep))
-        _add_report(report, said)
-        _cover(coverage, encoded.labels, schema)
-        first, weighted = weighted is None, [listed.weights is not None for listed in encoded.lists]
-        done += unit.rows
-        arrays.add(_parts(encoded, ends, first), done)
-        rows += len(encoded)
-        if progress:
-            progress(done)
+    work = lambda table, unit: encoder.encode(table, source.where(unit))
+    with closing(in_order(source, columns, work, threads)) as units:
+        for unit, encoded in units:
+            where = source.where(unit)
+            counts = _sum(counts, encoded.counts)
+            if report["policy"] is None:
+                said = {"edges": [describe(edge, where, unit.start) for edge in contradictions(encoded.labels, schema)]}
+            else:
+                labels, keep, said = apply_policy(encoded.labels, schema, report["policy"], rules["fill_implied"],
+                                                  where, unit.start)
+                encoded = replace(encoded, labels=labels)
+                if not keep.all():
+                    encoded = _take(encoded, np.flatnonzero(keep))
+            _add_report(report, said)
+            _cover(coverage, encoded.labels, schema)
+            first, weighted = weighted is None, [listed.weights is not None for listed in encoded.lists]
+            done += unit.rows
+            arrays.add(_parts(encoded, ends, first), done)
+            rows += len(encoded)
+            if progress:
+                progress(done)
     if not rows:
         raise DataError(f"data.{source.split}: each of the {done} rows contradicts the funnel and is dropped; set "
                         "data.contradictions to keep or repair")

@@ -6,6 +6,7 @@ Everything here is before vocabularies and before any cut: values in the family 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class Reader:
     def __init__(self, schema: Schema, tables: Mapping[str, Dimension], families: Mapping[str, Family]):
         self.schema, self.tables, self.families = schema, tables, families
         self._kept: dict[tuple, Any] = {}
+        self._making = RLock()
         compared = [name for f in schema.of_kind("share", "match").values() for name in (f.of, f.within)]
         self.compared = list(dict.fromkeys(compared))
 
@@ -80,7 +82,7 @@ class Reader:
         """One value a row of the table [r]."""
         table, column = self.lookup(name)
         family, space = self.family(name), self.schema.features[name].space
-        return self._keep((table, column, family), lambda: id_values(
+        return self.keep((table, column, family), lambda: id_values(
             self._column(table, column), family, f"table '{table}': column '{column}'", space))
 
     def table_list(self, name: str) -> Ragged:
@@ -88,18 +90,18 @@ class Reader:
         table, column = self.lookup(name)
         f, family = self.schema.features[name], self.family(name)
         separators = (f.separator, getattr(f, "weight_separator", None))
-        return self._keep((table, column, family, separators), lambda: ragged(
+        return self.keep((table, column, family, separators), lambda: ragged(
             self._column(table, column), family, f"table '{table}': column '{column}'", f.space, *separators))
 
     def table_numbers(self, name: str) -> np.ndarray:
         """One number a row of the table, and a null behind them for rows that are not there [r + 1]."""
         table, column = self.lookup(name)
-        return self._keep((table, column, "number"), lambda: np.append(
+        return self.keep((table, column, "number"), lambda: np.append(
             numbers(self._column(table, column), f"table '{table}': column '{column}'"), np.nan))
 
     def table_code(self, name: str) -> np.ndarray:
         """The code of each row of the table, equal where values are; -1 for null, and at the end for no row [r + 1]."""
-        return self._keep((name, "code"), lambda: np.append(
+        return self.keep((name, "code"), lambda: np.append(
             self.table_ids(name).dictionary_encode().indices.fill_null(-1).to_numpy(), np.int32(-1)))
 
     def table_codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +113,7 @@ class Reader:
             pairs = np.unique(derive.row_of(listed.offsets) * span + codes)
             per_row = np.bincount(pairs // span, minlength=len(listed.offsets) - 1)
             return pairs % span, np.concatenate([[0], np.cumsum(per_row)])
-        return self._keep((name, "codes"), make)
+        return self.keep((name, "codes"), make)
 
     def table_rows(self, table: str, keys: pa.Array, where: str) -> np.ndarray:
         """Row of the table for each key [n], -1 where there is none."""
@@ -124,9 +126,12 @@ class Reader:
             raise DataError(f"table '{table}': no column '{column}'" + did_you_mean(column, found.column_names))
         return one_chunk(found.column(column))
 
-    def _keep(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def keep(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all rows, whichever of several threads asks first."""
         if key not in self._kept:
-            self._kept[key] = make()
+            with self._making:
+                if key not in self._kept:
+                    self._kept[key] = make()
         return self._kept[key]
 
 
@@ -135,13 +140,14 @@ class Rows:
 
     def __init__(self, reader: Reader, table: pa.Table, where: str):
         self.reader, self._table, self._where = reader, table, where
+        self._names = frozenset(table.column_names)
         self._kept: dict[tuple, Any] = {}
 
     def __len__(self) -> int:
         return self._table.num_rows
 
     def has(self, column: str) -> bool:
-        return column in self._table.column_names
+        return column in self._names
 
     def column(self, column: str) -> pa.Array:
         if not self.has(column):

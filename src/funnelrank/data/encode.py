@@ -23,6 +23,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from funnelrank.batch import Layout
+from funnelrank.data.ahead import in_order
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.fit import Fitting
@@ -63,20 +65,23 @@ class Encoder:
         self.scalers, self.boundaries, self.weighted = dict(scalers), dict(boundaries), list(weighted)
         self.layout = self._layout()
         self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()})
-        self._table_ids: dict[tuple, np.ndarray] = {}
         self._hash: str | None = None
 
     @classmethod
     def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
-            progress: Callable[[int], None] | None = None) -> Encoder:
-        """One pass over train. `progress` is told how many rows are done. Raises DataError where columns do not fit."""
+            progress: Callable[[int], None] | None = None, threads: int = 1) -> Encoder:
+        """One pass over train. `progress` is told how many rows are done; with several `threads`, rows are read ahead.
+
+        Raises DataError where columns do not fit.
+        """
         source.require(schema.log_columns(), who_reads(schema))
         fitting, done = Fitting(schema, source.columns, tables), 0
-        for unit in source.units:
-            fitting.add(source.read(unit, fitting.columns), source.where(unit))
-            done += unit.rows
-            if progress:
-                progress(done)
+        with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
+            for unit, table in units:
+                fitting.add(table, source.where(unit))
+                done += unit.rows
+                if progress:
+                    progress(done)
         return cls(schema, tables, **fitting.result())
 
     def encode(self, table: pa.Table, where: str, labels: bool = True) -> Encoded:
@@ -240,10 +245,7 @@ class Encoder:
         if values.key is None:
             ids = self.vocabs[space].ids(values.base)
         else:
-            key = (space, *values.key)
-            if key not in self._table_ids:
-                self._table_ids[key] = self.vocabs[space].ids(values.base)
-            ids = self._table_ids[key]
+            ids = self._reader.keep(("ids", space, *values.key), lambda: self.vocabs[space].ids(values.base))
         return values.map(ids, PAD)
 
     def _list(self, rows: Rows, name: str) -> tuple[List, dict[str, int]]:

@@ -44,7 +44,8 @@ class ParquetRows:
         return 2 * first.nbytes // first.num_rows if first else 0
 
     def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self._open().iter_batches(batch_size=min(rows, BATCH), row_groups=[part], columns=columns)
+        yield from self._open().iter_batches(batch_size=min(rows, BATCH), row_groups=[part], columns=columns,
+                                          use_threads=False)       # units are read side by side
 
     def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
         where = f"{where}, column '{name}'"

@@ -72,6 +72,12 @@ class FrozenSource:
     def rows(self) -> int:
         return self.live.rows
 
+    def is_part(self, unit: Unit) -> bool:
+        return self.live.is_part(unit)
+
+    def at_once(self, threads: int) -> int:
+        return self.live.at_once(threads)
+
     def where(self, unit: Unit) -> str:
         return self.live.where(unit)
 

@@ -28,6 +28,7 @@ from funnelrank.settings import Data
 UNIT_ROWS = 131_072
 LEAST = 1 << 26               # bytes a unit may always have
 UNIT_SHARE = 8                # a unit's share of data.memory: readers, casts and encoders hold copies beside it
+COPIES = 2                    # units of such a share that fit beside each other
 MOST_ROWS = 10**11            # of one row group; a footer that says more is not believed
 
 
@@ -114,11 +115,22 @@ class Source:
     def rows(self) -> int:
         return sum(u.rows for u in self.units)
 
+    def is_part(self, unit: Unit) -> bool:
+        """Whether it is a whole part of its file: such units may be read at the same time, by several threads."""
+        return unit.rows == self._files[unit.file].parts[unit.part][0]
+
+    def at_once(self, threads: int) -> int:
+        """How many units may be worked on together, each with copies beside it, within data.memory."""
+        if threads == 1 or len(self.units) == 1:
+            return 1
+        largest = max(unit.rows * self._files[unit.file].parts[unit.part][1] for unit in self.units)
+        return max(1, min(threads, len(self.units), self.memory * COPIES // UNIT_SHARE // max(1, largest)))
+
     def where(self, unit: Unit) -> str:
         """A unit's place in words, for errors: 'part-0007.parquet, row group 3'."""
         file = self._files[unit.file]
         name = f"{file.name}, {file.part} {unit.part}" if file.part else file.name
-        return name if unit.rows == file.parts[unit.part][0] else f"{name}, from row {unit.offset}"
+        return name if self.is_part(unit) else f"{name}, from row {unit.offset}"
 
     def require(self, columns: list[str], who: Mapping[str, str] | None = None) -> None:
         """Raise DataError, one sentence a fault, where columns are missing or differ between files.
@@ -200,8 +212,10 @@ class Source:
 
     def _next(self, unit: Unit, columns: tuple[str, ...]) -> pa.Table:
         key = (unit.file, unit.part, columns)
-        stream = self._stream[1] if self._stream and self._stream[0] == key else None
-        self._stream = None                     # a stream that fails, or is done, is not used again
+        stream = None
+        if not self.is_part(unit):              # one that is may be read while another thread goes through slices
+            stream = self._stream[1] if self._stream and self._stream[0] == key else None
+            self._stream = None                 # a stream that fails, or is done, is not used again
         if stream is None or stream.at > unit.offset:
             stream = Stream(self._files[unit.file].stream(unit.part, list(columns), unit.rows))
         stream.skip(unit.offset - stream.at)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,8 @@ class Vocab:
     def __init__(self, space: Space, family: Family, values: pa.Array | None = None):
         self.space, self.family = space, family
         self._values = values                  # None for hash and range
-        self._index: KeyIndex | None = None    # made at first use
+        self._index: KeyIndex | None = None    # made at first use, once among threads
+        self._making = Lock()
 
     @classmethod
     def fit(cls, space: Space, family: Family, values: pa.Array, counts: np.ndarray) -> Vocab:
@@ -89,8 +91,9 @@ class Vocab:
         """
         array = to_family(array, self.family, where, f"id space '{self.space.name}'")
         if self._values is not None:
-            if self._index is None:
-                self._index = KeyIndex(self._values)
+            with self._making:
+                if self._index is None:
+                    self._index = KeyIndex(self._values)
             ids = self._index.find(array) + FIRST
             ids[ids < FIRST] = OOV
         elif self.space.made == "hash":
