@@ -31,6 +31,13 @@ FUNCTIONS = {                                       # name -> result, arguments
     "take_lists": (_NUMBER, [_POINTER]),
     "take_rows": (None, [_POINTER]),
     "take_sort": (None, [_POINTER, _POINTER, _NUMBER]),
+    "lists_find": (None, [_NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER]),
+    "lists_offsets": (_NUMBER, [_NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER]),
+    "lists_places": (None, [_POINTER, _NUMBER, *[_POINTER] * 3]),
+    "lists_inside": (_NUMBER, [_NUMBER, *[_POINTER, _NUMBER, _POINTER] * 2, _POINTER]),
+    "lists_match": (_NUMBER, [_NUMBER, *[_POINTER] * 3, _NUMBER, _POINTER, _NUMBER, *[_POINTER] * 2]),
+    "lists_match_sets": (_NUMBER, [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER,
+                                   _NUMBER, _POINTER, _POINTER]),
 }
 
 

@@ -114,14 +114,15 @@ def test_what_does_not_fit_is_read_window_by_window_and_what_fits_is_shuffled_wh
     assert abs(np.corrcoef(epochs[0][:4096], np.arange(4096))[0, 1]) < 0.1
 
 
-def test_the_functions_touch_only_what_they_own(tmp_path):
+@pytest.mark.parametrize("name", ["take", "lists"])
+def test_the_functions_touch_only_what_they_own(tmp_path, name):
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
     (tmp_path / "trial.cpp").write_text("int main() {}\n")
     if subprocess.run([compiler, *FLAGS, "trial.cpp", "-o", "trial"], cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("the C++ compiler has no sanitizers")
-    driver = Path(__file__).with_name("take_driver.cpp")
+    driver = Path(__file__).with_name(f"{name}_driver.cpp")
     subprocess.run([compiler, *FLAGS, driver, "-o", tmp_path / "driver"], check=True)
     done = subprocess.run([tmp_path / "driver"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -21,7 +21,6 @@ from funnelrank.data.parse import (
     integer_gap,
     is_list,
     is_text,
-    lists_of,
     microseconds,
     missing_as_nan,
     numbers,
@@ -29,6 +28,7 @@ from funnelrank.data.parse import (
     one_chunk,
     ragged,
     taken,
+    zero_for_null,
 )
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Family, hash_values, nulls, splitmix64, to_family
@@ -219,12 +219,13 @@ class Rows:
         """
         features, space = self.reader.schema.features, self.reader.schema.features[name].space
         if self.reader.family(name) == "int":
-            return self._keep((name, "codes"), lambda: self._plain(name).fill_null(0).to_numpy())
+            return self._keep((name, "codes"), lambda: zero_for_null(self._plain(name)).to_numpy())
 
         def make() -> dict[str, np.ndarray]:
             names = [n for n in self.reader.compared if features[n].space == space]
             arrays = [self._plain(n) for n in names]
-            coded = pa.concat_arrays(arrays).dictionary_encode().indices.fill_null(0).to_numpy()
+            coded = pa.concat_arrays(arrays).dictionary_encode().indices
+            coded = zero_for_null(coded).to_numpy()
             return dict(zip(names, np.split(coded, np.cumsum([len(a) for a in arrays])[:-1])))
         return self._keep((space, "codes"), make)[name]
 
@@ -286,7 +287,7 @@ class Rows:
     def _lists_of_rows(self, name: str, rows: np.ndarray) -> tuple[Values, np.ndarray, np.ndarray | None, np.ndarray]:
         """The lists that rows [n] of a table hold, and whether each is null: values, offsets, weights, null."""
         listed = self.reader.table_list(name)
-        places, offsets = lists_of(listed.offsets, rows)
+        places, offsets = derive.gather(listed.offsets, rows)
         inside = listed.values.places
         f = self.reader.schema.features[name]
         key = (f.column, self.reader.family(name), f.separator, getattr(f, "weight_separator", None))

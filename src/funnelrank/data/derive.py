@@ -1,4 +1,5 @@
-"""Numbers read off lists: shares of one list in another, matches of the row's own ids in a list. Numpy, no row loop.
+"""Numbers read off lists: shares of one list in another, matches of the row's own ids in a list. No row loop: what
+costs most goes through csrc/lists.cpp where that is built, and numpy does the same where it is not.
 
 A list feature of n rows is a flat array of codes [m] and offsets [n + 1]. Codes are whole numbers, equal exactly
 where the raw values are, so that values no vocabulary kept still match. Lists come in full, before any max_len.
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from funnelrank.kernels import library
 
 LIMIT = 1 << 62            # products of rows and codes stay below this
 BLOCK = 1 << 16            # elements whose table of slots stays in a core's cache
@@ -28,7 +31,21 @@ def row_of(offsets: np.ndarray) -> np.ndarray:
 
 
 def gather(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lists number `rows` one after another: places of their elements [k], and offsets [len(rows) + 1]."""
+    """Lists number `rows` one after another: places of their elements [k], and offsets [len(rows) + 1].
+
+    Row -1 has an empty list. Raises IndexError for a row that is not there.
+    """
+    if (native := library()) is not None:
+        offsets, rows = _int64(offsets), _int64(rows)
+        out = np.empty(len(rows) + 1, np.int64)
+        size = native.lists_offsets(len(offsets) - 1, _at(offsets), len(rows), _at(rows), _at(out))
+        if size < 0:
+            raise IndexError(f"a row lies outside the {len(offsets) - 1} lists")
+        places = np.empty(size, np.int64)
+        native.lists_places(_at(offsets), len(rows), _at(rows), _at(out), _at(places))
+        return places, out
+    if len(rows) and rows.min() < 0:
+        offsets, rows = np.append(offsets, offsets[-1]), np.where(rows < 0, len(offsets) - 1, rows)
     starts = offsets[:-1][rows]
     counts = offsets[1:][rows] - starts         # work of the rows asked for only: `offsets` may be a whole split's
     out = np.concatenate([[0], np.cumsum(counts)])
@@ -85,20 +102,72 @@ def same(own: np.ndarray, known: np.ndarray, codes: np.ndarray, offsets: np.ndar
     return places if known.all() else places[np.repeat(known, counts)[places]]
 
 
+def match_own(own: np.ndarray, known: np.ndarray, codes: np.ndarray, offsets: np.ndarray,
+              end: str) -> tuple[np.ndarray, np.ndarray]:
+    """`match` of the elements that `same` finds: count [n] and recency [n]."""
+    if (native := library()) is None:
+        elements = same(own, known, codes, offsets)
+        return match(elements, row_of(offsets)[elements], offsets, end)
+    n, (own, codes, offsets) = len(own), map(_int64, (own, codes, offsets))
+    known, count, recency = np.ascontiguousarray(known, np.uint8), np.empty(n, np.int64), np.empty(n)
+    fit = native.lists_match(n, _at(own), _at(known), _at(codes), len(codes), _at(offsets), end == "last", _at(count),
+                             _at(recency))
+    assert fit == 0, "offsets of a list that end behind it"
+    return count, recency
+
+
+def match_sets(own: np.ndarray, listed: np.ndarray, offsets: np.ndarray, codes: np.ndarray, each: np.ndarray,
+               end: str) -> tuple[np.ndarray, np.ndarray]:
+    """Count [n] and recency [n] of attributes that a list's elements have in common with the row's own key.
+
+    own [n] and listed [m] are rows of a table, -1 for none; row i has codes[each[i]:each[i + 1]], rising, each once.
+    """
+    if (native := library()) is None:
+        (mine, ends), (theirs, stops) = gather(each, own), gather(each, listed)
+        both = Overlap([(codes[theirs], stops[offsets]), (codes[mine], ends)])
+        elements = row_of(stops)[both.within(0, 1)]
+        return match(elements, row_of(offsets)[elements], offsets, end)
+    n, (own, listed, offsets, codes, each) = len(own), map(_int64, (own, listed, offsets, codes, each))
+    count, recency = np.empty(n, np.int64), np.empty(n)
+    fit = native.lists_match_sets(n, _at(own), _at(listed), len(listed), _at(offsets), len(each) - 1, _at(codes),
+                                  _at(each), end == "last", _at(count), _at(recency))
+    assert fit == 0, "rows that the table does not have"
+    return count, recency
+
+
+def _int64(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _at(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
 class Overlap:
     """Which elements of one list stand in another list of the same row. Each list is (codes [m], offsets [n + 1]).
 
-    Every element is given the number of its (row, code) pair, through a table of slots filled block of rows by block
-    of rows; two elements stand for the same value of the same row exactly where their numbers are equal.
+    In numpy, every element is given the number of its (row, code) pair, through a table of slots filled block of rows
+    by block of rows; two elements stand for the same value of the same row exactly where their numbers are equal.
     """
 
     def __init__(self, lists: Sequence[tuple[np.ndarray, np.ndarray]]):
+        self._native = library()
+        if self._native is not None:
+            self._lists = [(_int64(codes), _int64(offsets)) for codes, offsets in lists]
+            return
         codes = _small([codes for codes, _ in lists], len(lists[0][1]) - 1)
         self._numbers, self._size = _pair_numbers(codes, [offsets for _, offsets in lists])
         self._present: dict[int, np.ndarray] = {}
 
     def within(self, a: int, b: int) -> np.ndarray:
         """[m_a] bool, true where the element of list a stands in list b of its row."""
+        if self._native is not None:
+            (codes, offsets), (others, ends) = self._lists[a], self._lists[b]
+            inside = np.empty(len(codes), bool)
+            fit = self._native.lists_inside(len(offsets) - 1, _at(codes), len(codes), _at(offsets), _at(others),
+                                            len(others), _at(ends), _at(inside))
+            assert fit == 0, "offsets of a list that end behind it"
+            return inside
         if b not in self._present:
             self._present[b] = np.zeros(self._size, bool)
             self._present[b][self._numbers[b]] = True

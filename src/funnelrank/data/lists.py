@@ -9,7 +9,6 @@ import numpy as np
 
 from funnelrank.data import derive
 from funnelrank.data.columns import Rows
-from funnelrank.data.parse import lists_of
 from funnelrank.data.vocab import nulls
 from funnelrank.schema import Schema
 
@@ -37,29 +36,25 @@ class ListNumbers:
         f = self._schema.features[name]
         of, within = self._schema.features[f.of], self._schema.features[f.within]
         offsets = self._rows.list(f.within).offsets
-        rows = self._keep((f.within, "rows"), lambda: derive.row_of(offsets))
         if of.space != within.space:
-            elements = self._attribute_matches(f.of, f.within, offsets)
-        elif of.kind == "id":
+            return self._attribute_match(f.of, f.within, offsets, within.latest)
+        if of.kind == "id":
             own = self._rows.ids(f.of).values
             known = own.map(~nulls(own.base), False)
-            elements = derive.same(self._rows.codes(f.of), known, self._rows.codes(f.within), offsets)
-        else:
-            both = derive.Overlap([self._listed(f.within), self._listed(f.of)])
-            elements = np.flatnonzero(both.within(0, 1))
+            return derive.match_own(self._rows.codes(f.of), known, self._rows.codes(f.within), offsets, within.latest)
+        both = derive.Overlap([self._listed(f.within), self._listed(f.of)])
+        elements = np.flatnonzero(both.within(0, 1))
+        rows = self._keep((f.within, "rows"), lambda: derive.row_of(offsets))
         return derive.match(elements, rows[elements], offsets, within.latest)
 
-    def _attribute_matches(self, of: str, within: str, offsets: np.ndarray) -> np.ndarray:
-        """Places in the list, once for each attribute that an element's key has in common with the row's own key."""
+    def _attribute_match(self, of: str, within: str, offsets: np.ndarray, end: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same, once for each attribute that an element's key has in common with the row's own key."""
         own, listed = self._rows.attribute(of, within)
         reader = self._rows.reader
         if self._schema.features[of].kind == "id":
             code = reader.table_code(of)
-            return derive.same(code[own], code[own] >= 0, code[listed], offsets)
-        codes, each = reader.table_codes(of)
-        (own, own_offsets), (theirs, ends) = lists_of(each, own), lists_of(each, listed)
-        both = derive.Overlap([(codes[theirs], ends[offsets]), (codes[own], own_offsets)])
-        return derive.row_of(ends)[both.within(0, 1)]
+            return derive.match_own(code[own], code[own] >= 0, code[listed], offsets, end)
+        return derive.match_sets(own, listed, offsets, *reader.table_codes(of), end)
 
     def _inside(self, of: str, within: str) -> np.ndarray:
         space = self._schema.features[of].space

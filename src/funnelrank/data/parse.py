@@ -95,7 +95,8 @@ def numbers(column: pa.Array, where: str) -> np.ndarray:
               or pa.types.is_null(kind)):
         raise DataError(f"{where} is {kind}; the schema says number")
     values = column.cast(pa.float64(), safe=False)
-    values, null = values.fill_null(0.0).to_numpy(), nulls(values) if values.null_count else None
+    null = nulls(values) if values.null_count else None
+    values = zero_for_null(values).to_numpy()
     if not np.isfinite(values).all():
         values = np.where(np.isfinite(values), values, np.inf)
     return values if null is None else np.where(null, np.nan, values)
@@ -136,7 +137,7 @@ def ragged(column: pa.Array, family: Family, where: str, space: str, separator: 
         texts = canonical(column, where).cast(pa.large_string()).dictionary_encode()
         each = _split(texts.dictionary, separator, family, where, space, weight_separator)
         rows = texts.indices.fill_null(-1).to_numpy()
-        places, offsets = lists_of(each.offsets, rows)
+        places, offsets = derive.gather(each.offsets, rows)
         return Ragged(Values(each.values.base, places), offsets, taken(each.weights, places), rows < 0)
     mapped = pa.types.is_map(column.type)
     if mapped:
@@ -206,17 +207,16 @@ def offsets_of(kept: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(kept)])[offsets]
 
 
-def lists_of(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places and offsets as `derive.gather` gives them; row -1 has an empty list."""
-    return derive.gather(np.append(offsets, offsets[-1]), np.where(rows < 0, len(offsets) - 1, rows))
-
-
 def id_values(column: pa.Array, family: Family, where: str, space: str) -> pa.Array:
     return to_family(canonical(column, where), family, where, f"id space '{space}'")
 
 
 def taken(array: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:
     return None if array is None else array[places]
+
+
+def zero_for_null(array: pa.Array) -> pa.Array:
+    return array.fill_null(0) if array.null_count else array      # a copy, even where there is none
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from funnelrank.data.kinds import conform, reading, whole, widened
 from funnelrank.data.source import Source, open_source
 from funnelrank.errors import DataError
+from funnelrank.kernels import library
 from funnelrank.schema import Schema, table_of
 from funnelrank.settings import Data
 
@@ -105,13 +106,18 @@ class KeyIndex:
                             f"looked up among are {names[self.family]}; make both the same type")
         if self.family == "string":
             return self._find_texts(query)
-        found = self._find_ints(query.fill_null(0).to_numpy())
+        found = self._find_ints((query.fill_null(0) if query.null_count else query).to_numpy())
         if query.null_count:
             found[query.is_null().to_numpy(zero_copy_only=False)] = -1
         return found
 
     def _find_ints(self, query: np.ndarray) -> np.ndarray:
         if self.table is not None:
+            if (native := library()) is not None:
+                query, out = np.ascontiguousarray(query), np.empty(len(query), np.int64)
+                native.lists_find(len(query), query.ctypes.data, self.low, len(self.table), self.table.ctypes.data,
+                                  out.ctypes.data)
+                return out
             # unsigned wrap-around: everything below `low` becomes huge and meets the last cell
             cell = query.view(np.uint64) - np.uint64(self.low % 2**64)
             return self.table[np.minimum(cell, np.uint64(len(self.table) - 1)).view(np.int64)]

@@ -31,6 +31,7 @@ EXACT_INT = r"^(0|-?[1-9][0-9]*)$"
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 PENDING = 1 << 20          # rows of counts that may wait for the next merge
 HASH_BYTES = 1 << 20       # bytes of text hashed at once (eight times that in memory)
+assert FIRST - 1 == OOV
 
 
 class Vocab:
@@ -94,8 +95,7 @@ class Vocab:
             with self._making:
                 if self._index is None:
                     self._index = KeyIndex(self._values)
-            ids = self._index.find(array) + FIRST
-            ids[ids < FIRST] = OOV
+            ids = self._index.find(array) + FIRST          # -1, not found, becomes OOV
         elif self.space.made == "hash":
             ids = (hash_values(array) % np.uint64(self.space.size)).astype(np.int64) + FIRST
         else:
