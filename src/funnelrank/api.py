@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,11 +50,13 @@ from funnelrank.flow import (
     silent,
     true_probabilities,
 )
+from funnelrank.flow import replay as replay_step
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, TaskColumn, who_reads
 from funnelrank.sealed import refuse_strangers
 from funnelrank.train.events import Event, Recorder, Report
-from funnelrank.train.standing import Standing
+from funnelrank.train.health import Look, NotFinite
+from funnelrank.train.standing import Standing, differences, read_record
 from funnelrank.train.trainer import Trained
 
 
@@ -101,8 +105,13 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
         encoder = prepare(config, data, record)
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
-        trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
-                      profile=profile)
+        try:
+            trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
+                          profile=profile)
+        except NotFinite as error:
+            standing.fail(error.facts)
+            record({"event": "failed", **error.facts})
+            raise
         rows, measured = [], {}
         for split in (s for s in ("valid", "test") if s in splits):
             rows += measure_split(config, model, encoder, splits[split], split,
@@ -134,6 +143,75 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
                 "training": dataclasses.asdict(trained)})
         standing.end()
     return Run(folder, rows, trained, seconds, ranker)
+
+
+def replay(folder: str | Path, step: int | None = None, report: Report = silent) -> Look:
+    """The batch that stopped a run, or that of any other step, trained up to again and looked at.
+
+    Raises ArtefactError where the folder holds no run, DataError where its files have changed since.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if record is None:
+        raise ArtefactError(f"{folder}: holds no run.json, so it is no run's folder; name the one given as train.out")
+    if step is None and "failure" not in record:
+        raise ConfigError(f"step: the run in {folder} was not stopped by its numbers; say which step to look at")
+    config = load_config(record["config"], [f"train.out={json.dumps(str(folder))}"])
+    if config.settings.train.threads is None:
+        torch.set_num_threads(record["machine"]["threads"])
+    data = open_data(config)
+    if changed := Standing(folder, config, data.fingerprint()).changed():
+        raise DataError(f"{folder}: not the rows that it was trained on ({'; '.join(changed)})")
+    encoder = prepare(config, data, report)
+    splits = encode(config, data, encoder, report)
+    return replay_step(config, build(config, encoder, splits), encoder, splits, step or record["failure"]["step"],
+                       folder=folder)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A training done again, beside the one that an artefact records. `weights` and `metrics` say what differs."""
+
+    circumstances: list[str]         # 'versions.torch was ..., now ...'; a reason for what differs
+    weights: dict[str, float]        # tensor -> largest difference
+    metrics: dict[str, tuple[float | None, float | None]]      # 'test/buy/auc' -> then, now
+    tensors: int
+    rows: int
+
+    @property
+    def equal(self) -> bool:
+        return not self.weights and not self.metrics
+
+
+def reproduce(artefact: str | Path, out: str | Path | None = None, report: Report = silent) -> Reproduction:
+    """Train what an artefact records once more, from its files, into `out` (default: a folder that goes), and compare.
+
+    Threads are those of the first time. Raises what `train` raises, ConfigError if `out` is that run's own folder.
+    """
+    then = Ranker.load(artefact)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(out or Path(place) / "run").absolute()
+        if Path(artefact).resolve() in (folder.resolve(), (folder / "artefact").resolve()):
+            raise ConfigError(f"out: {folder} holds the run to compare with; choose another folder")
+        settings = then.config.settings
+        settings = settings.model_copy(update={"train": settings.train.model_copy(update={"out": str(folder)})})
+        threads = torch.get_num_threads()
+        torch.set_num_threads(then.about.get("machine", {}).get("threads", threads))
+        try:
+            now = train(dataclasses.replace(then.config, settings=settings), report=report, fresh=True).ranker
+        finally:
+            torch.set_num_threads(threads)
+        now = Ranker.load(folder)
+    about = [{k: r.about.get(k, {}) for k in ("versions", "machine", "data", "encoder")} for r in (then, now)]
+    a, b = then.model.state_dict(), now.model.state_dict()
+    largest = lambda x, y: float((x.double() - y.double()).abs().max())
+    weights = {k: largest(v, b[k]) if k in b and b[k].shape == v.shape else math.inf for k, v in a.items()
+               if k not in b or not torch.equal(v, b[k])}
+    name = lambda row: "/".join(str(row[k]) for k in ("split", "task", "scenario", "metric") if row.get(k) is not None)
+    before, after = ({name(row): row["value"] for row in r.rows} for r in (then, now))
+    return Reproduction(differences(*about), weights,
+                        {k: (before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])
+                         if before.get(k) != after.get(k)}, len(a), len(before))
 
 
 def finished(folder: Path) -> Run:

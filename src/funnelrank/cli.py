@@ -130,6 +130,72 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
 
 
 @app.command
+def replay(run: Path, /, *, step: int | None = None) -> None:
+    """Look at the batch that stopped a run, or at that of any step.
+
+    Trains up to it again, from the last checkpoint where that is earlier, and writes nothing. Prints losses, the
+    largest gradients and inputs, and the rows with the largest losses. For example:
+
+      funnelrank replay runs/demo
+      funnelrank replay runs/demo --step 812
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    step
+        Counted from 1. Default: the step that stopped the run.
+    """
+    from funnelrank import api
+    with _Console() as console:
+        seen = api.replay(run, step, console.watch)
+    _say(f"step {seen.step}: epoch {seen.position['epoch'] + 1}, batch {seen.position['batch']} (from 0)")
+    for said in seen.culprits:
+        _say(f"  {said}")
+    for title, lines in (
+            ("loss", [f"{task:<40} {value:.6g}" for task, value in seen.losses.items()]),
+            ("largest gradients", [f"{name:<40} {value:.3g}" for name, value in seen.gradients]),
+            ("largest inputs", [f"{name:<40} {value:.3g}" for name, value in seen.features]),
+            ("largest losses of rows", [f"row {row} of the batch, {task:<20} {value:.6g}"
+                                        for row, task, value in seen.rows])):
+        _say(f"\n{title}")
+        for line in lines:
+            _say(f"  {line}")
+
+
+@app.command
+def reproduce(artefact: Path, /, *, out: Path | None = None) -> None:
+    """Train again what an artefact records, and compare weights and metrics bit by bit.
+
+    Same config, data, seed, code and threads give the same bits on the same machine. Exit code 2 where they differ;
+    what else differs (versions, machine, files) is said. For example:
+
+      funnelrank reproduce runs/demo
+
+    Parameters
+    ----------
+    artefact
+        A run folder, or the artefact/ in it.
+    out
+        Keep the second run here. Default: nothing of it is kept.
+    """
+    from funnelrank import api
+    from funnelrank.errors import TrainingError
+    with _Console() as console:
+        found = api.reproduce(artefact, out, console.watch)
+    for line in found.circumstances:
+        _say(f"not as the first time: {line}")
+    for name, size in list(found.weights.items())[:10]:
+        _say(f"differs: {name} by up to {size:.3g}")
+    for name, (then, now) in list(found.metrics.items())[:10]:
+        _say(f"differs: {name} was {then}, now {now}")
+    if not found.equal:
+        raise TrainingError(f"{artefact}: not reproduced; {len(found.weights)} of {found.tensors} tensors and "
+                            f"{len(found.metrics)} of {found.rows} metrics differ")
+    _say(f"{artefact}: reproduced; {found.tensors} tensors and {found.rows} metrics are equal to the last bit")
+
+
+@app.command
 def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
              out: Path | None = None) -> None:
     """Measure a trained model on labelled rows.
@@ -397,6 +463,8 @@ class _Console:
                            "ends")
             case "profile":
                 self._line(_profile(event))
+            case "warning":
+                self._line(f"step {event['step']:,}: warning: {event['said']}")
             case "interrupted":
                 self._line(f"step {event['step']:,}: checkpoint written; the same command goes on from here")
             case "finished":

@@ -41,6 +41,7 @@ from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
 from funnelrank.train.events import Event, Report
+from funnelrank.train.health import Look
 from funnelrank.train.optim import RowUpdates
 from funnelrank.train.profile import Profile
 from funnelrank.train.trainer import Judged, Trained, Trainer
@@ -164,6 +165,19 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
     With `resume`, from the last checkpoint in the folder on; otherwise checkpoints that are there are removed.
     `profile` reports where a step's time goes, as the event "profile".
     """
+    trainer, loader, updates = _trainer(config, model, encoder, splits, folder, report, profile)
+    return trainer.run(loader, updates, resume)
+
+
+def replay(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], step: int, *,
+           folder: Path | None = None) -> Look:
+    """The batch of one step of a run, looked at: losses, gradients, the rows that weigh most. Writes nothing."""
+    trainer, loader, updates = _trainer(config, model, encoder, splits, folder, silent)
+    return trainer.replay(loader, updates, step)
+
+
+def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit],
+             folder: Path | None, report: Report, profile: bool = False) -> tuple[Trainer, Loader, RowUpdates]:
     settings = config.settings.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -185,7 +199,7 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge, profile=Profile(model) if profile else None)
-    return trainer.run(loader, RowUpdates(model.embedding, config.settings.embedding.optimiser), resume)
+    return trainer, loader, RowUpdates(model.embedding, config.settings.embedding.optimiser)
 
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,

@@ -99,7 +99,8 @@ def test_non_finite_loss_names_step_task_and_position(tmp_path):
             b.numbers[0, 0] = float("inf")
         return b
 
-    with pytest.raises(TrainingError, match=r"step 2, epoch 1: the loss of .*click.* is not finite .*'batch': 1"):
+    with pytest.raises(TrainingError, match=r"step 2, epoch 1: the loss of .*click.* is not finite .batch 1 of .*"
+                                            "'price' reads inf"):
         run(tmp_path, batches=Batches(poison))
 
 

@@ -19,11 +19,22 @@ from torch import Tensor
 
 from funnelrank.batch import Batch
 from funnelrank.errors import ArtefactError, TrainingError, listing
+from funnelrank.funnel import Prediction
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
 from funnelrank.train.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from funnelrank.train.events import Event, Report
+from funnelrank.train.health import (
+    Look,
+    NotFinite,
+    Watch,
+    culprits,
+    look,
+    odd_gradients,
+    odd_weights,
+    stopped,
+)
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
 from funnelrank.train.profile import Profile
 from funnelrank.train.signals import Interrupted, held_signals
@@ -72,6 +83,7 @@ class Trainer:
         self.profile = profile
         self.ends: Callable[[str], None] = profile.ends if profile else lambda part: None
         self.weights = weights                                           # [T] of tasks in the loss
+        self.watch = Watch(model, report)
         self.dense = dense_parameters(model)
         self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
         self.base_lr = settings.optimiser.lr
@@ -85,6 +97,7 @@ class Trainer:
         self._since = (0.0, 0.0)                                         # wall and CPU clock
         self._last_log = (0.0, 0)                                        # when, and rows by then
         self._last_save, self._save_took = 0.0, 0.0
+        self.fuses = True                                                # rows move within backward where they can
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
     def run(self, batches: Batches, row_optimiser: RowUpdates, resume: bool = False) -> Trained:
@@ -152,25 +165,20 @@ class Trainer:
     def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
         s = self.settings
         self.ends("loading")
-        self.model.train()
-        said = self.model(batch)
-        losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
-        loss = (self.weights * losses).sum()
-        pressed = losses.new_zeros(())
-        if self.model.calibrator:
-            pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
-            loss = loss + self.model.calibrator * pressed
+        _, losses, loss, pressed = self._forward(batch)
         self.ends("forward")
-        self._check_finite(losses, loss)
+        self._check_finite(losses, loss, batch)
         if self.optimiser:
             self.optimiser.zero_grad(set_to_none=True)
         factor = schedule_factor(s.schedule, self.step, total)
-        if not s.clip_norm:                                              # nothing looks at the row gradients
+        if self.fuses and not s.clip_norm:                                        # nothing looks at the row gradients
             self.updates.fuse(factor, self.average)
         self.ends("other")
         loss.backward()
         self.ends("backward")
         gradients = self.model.embedding.take_gradients()
+        if odd := odd_gradients(self.model, gradients):
+            raise stopped("gradient", odd, self.step + 1, self._here, culprits(self.model, batch))
         if s.clip_norm:
             clip(self.dense, gradients, s.clip_norm)
         if self.optimiser:
@@ -193,14 +201,69 @@ class Trainer:
         if self.profile:
             self.profile.step_ends(batch)
 
-    def _check_finite(self, losses: Tensor, loss: Tensor) -> None:
+    def _forward(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor, Tensor]:
+        """Predictions, losses [T], what is minimised, and the calibrator's part of it before its factor."""
+        self.model.train()
+        said = self.model(batch)
+        losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
+        loss = (self.weights * losses).sum()
+        pressed = losses.new_zeros(())
+        if self.model.calibrator:
+            pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
+            loss = loss + self.model.calibrator * pressed
+        return said, losses, loss, pressed
+
+    @property
+    def _here(self) -> dict[str, Any]:
+        """Epoch and batch, from 0, of the step that is under way."""
+        before = self.position or {"epoch": 0, "batch": 0}
+        return {k: before[k] for k in ("epoch", "batch")}
+
+    def _check_finite(self, losses: Tensor, loss: Tensor, batch: Batch) -> None:
         if math.isfinite(loss.item()):
             return
         tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or ["calibrator"]
-        raise TrainingError(
-            f"step {self.step + 1}, epoch {self.epoch + 1}: the loss of {', '.join(tasks)} is not finite "
-            f"(batch after position {self.position}); a lower learning rate, train.clip_norm, or a "
-            "look at the rows' numbers and weights would help. The last checkpoint is untouched.")
+        raise stopped("loss", tasks, self.step + 1, self._here, culprits(self.model, batch))
+
+    def _check_weights(self) -> None:
+        """Rows that nobody reads again would hide them; looked at where weights are saved or evaluated."""
+        if odd := odd_weights(self.model):
+            raise stopped("weight", odd, self.step, self._here, [f"the steps since {self.saved} broke it"])
+
+    def replay(self, batches: Batches, row_optimiser: RowUpdates, step: int) -> Look:
+        """Train to where `step` begins, or to an earlier one whose gradients are not finite, and look at its batch.
+
+        From the last checkpoint if that is earlier, otherwise from the first step; nothing is written.
+        """
+        self.updates = row_optimiser
+        self.fuses, s = False, self.settings                             # so that row gradients are seen, too
+        self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
+        found = load_checkpoint(self.folder, "last")
+        if found and found[1]["step"] < step:
+            self._resume(batches)
+        epochs = s.epochs if s.epochs != "auto" else MOST_EPOCHS if self.judge else 1
+        total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
+        first = self.epoch
+        for self.epoch in range(first, epochs):
+            done = self.position and self.position["epoch"] > self.epoch
+            for batch in () if done else batches.epoch(self.epoch):
+                batch, random = batch.to(self.device), torch.get_rng_state()
+                if self.step + 1 < step:
+                    try:
+                        self._train_step(batch, total, 0)
+                        self.position = batches.state()
+                        continue
+                    except NotFinite:
+                        torch.set_rng_state(random)
+                return self._look(batch)
+        raise TrainingError(f"step {step}: the run has {self.step} steps; name one of them")
+
+    def _look(self, batch: Batch) -> Look:
+        said, losses, loss, _ = self._forward(batch)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        return look(self.model, said, batch, losses.detach(), self.model.embedding.take_gradients(), self.step + 1,
+                    self._here)
 
     def _flush_log(self, planned: int | None = None) -> None:
         total, steps = self._losses
@@ -246,8 +309,10 @@ class Trainer:
         self.model.eval()
         while True:
             try:
-                with self.average.swapped_in() if self.average else nullcontext(), self.asked.let_through():
-                    return self.judge()
+                with self.average.swapped_in() if self.average else nullcontext():
+                    self._check_weights()
+                    with self.watch.evaluating(self.step), self.asked.let_through():
+                        return self.judge()
             except Interrupted:
                 self._leave()
 
@@ -310,6 +375,7 @@ class Trainer:
                 save_checkpoint(self.folder, name, {f"model.{k}": v for k, v in self.model.state_dict().items()},
                                 {"step": self.step, "best": self.best})
         else:
+            self._check_weights()
             save_checkpoint(self.folder, name, self.tensors(), self.state())
             self.saved, self._last_save = self.step, time.monotonic()
             self._save_took = self._last_save - began
