@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from funnelrank.models.aitm import InformationTransfer
+from funnelrank.models.apg import GeneratedMLP
 from funnelrank.models.dbmtl import RelationNetwork
 from funnelrank.models.deepfm import FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
@@ -23,7 +24,7 @@ from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads,
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate},
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
-                  "flat": Flat},
+                  "flat": Flat, "apg": GeneratedMLP},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
     "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates,
                 "hmoe": ScenarioTowers},
@@ -76,6 +77,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "hmoe": {
         "represent": {"name": "mmoe", "per": "scenario"},
         "predict": {"name": "hmoe"},
+    },
+    "apg": {
+        "represent": {"name": "apg", "per": "task"},
+        "predict": {"name": "linear"},
     },
     "pepnet": {
         "prepare": ["epnet"],
