@@ -15,6 +15,7 @@ from funnelrank.models.dbmtl import RelationNetwork
 from funnelrank.models.deepfm import FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
 from funnelrank.models.hmoe import ScenarioTowers
+from funnelrank.models.m2m import MetaAttention, MetaTowers, ScenarioView, SequenceAttention
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
 from funnelrank.models.mmoe import MixtureOfExperts
 from funnelrank.models.pepnet import EmbeddingGate, Flat, ParameterGates
@@ -22,12 +23,13 @@ from funnelrank.models.ple import ProgressiveExtraction
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarMLP
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
-    "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate},
+    "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate,
+                "mha": SequenceAttention, "scenario_view": ScenarioView},
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
-                  "flat": Flat, "apg": GeneratedMLP},
+                  "flat": Flat, "apg": GeneratedMLP, "m2m": MetaAttention},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
     "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates,
-                "hmoe": ScenarioTowers},
+                "hmoe": ScenarioTowers, "meta_towers": MetaTowers},
     "side": {"lr": FirstOrder, "fm": SecondOrder, "auxiliary": AuxiliaryNetwork},
 }
 
@@ -81,6 +83,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "apg": {
         "represent": {"name": "apg", "per": "task"},
         "predict": {"name": "linear"},
+    },
+    "m2m": {
+        "prepare": ["mha", "scenario_view"],
+        "represent": {"name": "m2m", "groups": ["scenario_view"]},
+        "predict": {"name": "meta_towers", "groups": ["scenario_view"]},
     },
     "pepnet": {
         "prepare": ["epnet"],
