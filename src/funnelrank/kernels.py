@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL | None:
     try:
         found = ctypes.CDLL(str(LIBRARY))
         found.rows_version.restype = _NUMBER
-        if found.rows_version() != VERSION:
+        if found.rows_version() != VERSION or not all(hasattr(found, name) for name in FUNCTIONS):
             raise OSError("they were built from another version; install the package again")
     except (OSError, AttributeError) as error:
         why = error if LIBRARY.exists() else "the package was installed without a C++ compiler"
