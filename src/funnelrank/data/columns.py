@@ -102,7 +102,7 @@ class Reader:
     def table_code(self, name: str) -> np.ndarray:
         """The code of each row of the table, equal where values are; -1 for null, and at the end for no row [r + 1]."""
         return self.keep((name, "code"), lambda: np.append(
-            self.table_ids(name).dictionary_encode().indices.fill_null(-1).to_numpy(), np.int32(-1)))
+            self.table_ids(name).dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64), -1))
 
     def table_codes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The codes of each row of the table, each once, equal where values are: codes [m], offsets [r + 1]."""

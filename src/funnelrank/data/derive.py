@@ -109,7 +109,7 @@ def match_own(own: np.ndarray, known: np.ndarray, codes: np.ndarray, offsets: np
         elements = same(own, known, codes, offsets)
         return match(elements, row_of(offsets)[elements], offsets, end)
     n, (own, codes, offsets) = len(own), map(_int64, (own, codes, offsets))
-    known, count, recency = np.ascontiguousarray(known, np.uint8), np.empty(n, np.int64), np.empty(n)
+    known, count, recency = np.ascontiguousarray(known, bool), np.empty(n, np.int64), np.empty(n)
     fit = native.lists_match(n, _at(own), _at(known), _at(codes), len(codes), _at(offsets), end == "last", _at(count),
                              _at(recency))
     assert fit == 0, "offsets of a list that end behind it"
