@@ -21,7 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from made import FIELDS, LENGTHS, NUMBERS, layout, zipf
+from engine import FIELDS
+from made import LENGTHS, layout
+from rows import NUMBERS, zipf
 
 from funnelrank import config as configs
 from funnelrank.data.cache import open_encoded
