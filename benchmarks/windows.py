@@ -71,7 +71,10 @@ class Worker:
         if not line:
             why = "does not answer" if not ready else "ended"
             raise Failed(f"{self.side.program} {why}:\n" + "\n".join(self.log.read_text().splitlines()[-8:]))
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            raise Failed(f"{self.side.program} said {line!r}, which is no answer") from None
 
     def window(self, seconds: float) -> Window:
         self.process.stdin.write(f"window {seconds} {self.side.least}\n")

@@ -79,6 +79,12 @@ def test_a_worker_that_ends_says_why(workshop):
         windows.run(workshop(b="broken"), Plan(1, 0.01))
 
 
+def test_what_is_no_answer_is_said(workshop, tmp_path):
+    (tmp_path / "ours.py").write_text("print('welcome to my package')")
+    with pytest.raises(Failed, match="welcome to my package"):
+        windows.run(workshop(), Plan(1, 0.01))
+
+
 def window(rows, cpu=1.0, wall=2.0, **more):
     return {"rows": rows, "units": 2, "cpu": cpu, "wall": wall, **more}
 

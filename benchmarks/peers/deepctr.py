@@ -8,10 +8,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from gate import Gate, GatedLoader  # noqa: E402
+
+gate = Gate()                    # first of all: some of the packages print while they are imported
+
 import torch  # noqa: E402
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat  # noqa: E402
 from deepctr_torch.models import MMOE, DeepFM, basemodel  # noqa: E402
-from gate import Gate, GatedLoader  # noqa: E402
 from log import read  # noqa: E402
 
 WIDTH = 16
@@ -28,7 +31,6 @@ def columns(meta: dict) -> list:
 def main() -> None:
     said = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    gate = Gate()
     meta, x, labels = read(said["log"])
     if said["model"] == "mmoe":
         # the paper's gates are linear, as on the other side

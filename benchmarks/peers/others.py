@@ -10,6 +10,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gate import Gate  # noqa: E402
+
+gate = Gate()                    # first of all: some of the packages print while they are imported
+
 from log import read  # noqa: E402
 from scores import scores  # noqa: E402
 
@@ -44,7 +47,6 @@ def trees(said: dict):
 
 def main() -> None:
     said = json.loads(sys.argv[1])
-    gate = Gate()
     warnings.simplefilter("ignore")                  # one a user, at torch-rechub's GAUC
     work = {"auc-sklearn": auc_sklearn, "gauc-rechub": gauc_rechub, "gauc-fuxictr": gauc_fuxictr,
             "trees": trees}[said["work"]](said)

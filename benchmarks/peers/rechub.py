@@ -8,8 +8,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch  # noqa: E402
 from gate import Gate, GatedLoader  # noqa: E402
+
+gate = Gate()                    # first of all: some of the packages print while they are imported
+
+import torch  # noqa: E402
 from log import read  # noqa: E402
 from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature  # noqa: E402
 from torch_rechub.models.multi_task import AITM  # noqa: E402
@@ -43,7 +46,6 @@ def model(said: dict, meta: dict) -> torch.nn.Module:
 def main() -> None:
     said = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    gate = Gate()
     # its DIN joins histories along an axis of their own, so they must be of one length
     meta, x, labels = read(said["log"], length=50 if said["model"] == "din" else None)
     single = said["model"] != "aitm"
