@@ -69,7 +69,7 @@ class Worker:
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         line = self.process.stdout.readline() if ready else ""
         if not line:
-            why = "does not answer" if not ready else "ended"
+            why = "does not answer" if not ready else f"ended with status {self.process.wait(20)}"     # -9: no memory
             raise Failed(f"{self.side.program} {why}:\n" + "\n".join(self.log.read_text().splitlines()[-8:]))
         try:
             return json.loads(line)

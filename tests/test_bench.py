@@ -75,7 +75,7 @@ def test_a_window_lasts_its_seconds(workshop):
 
 
 def test_a_worker_that_ends_says_why(workshop):
-    with pytest.raises(Failed, match="(?s)ours ended.*no such data"):
+    with pytest.raises(Failed, match="(?s)ours ended with status 1.*no such data"):
         windows.run(workshop(b="broken"), Plan(1, 0.01))
 
 
