@@ -47,7 +47,7 @@ FEATURES = {"item_id": {"min_count": 2}, "scenario": "id", "category": {"column"
             "clicked": {"kind": "sequence", "column": "hist_click", "space": "item_id"}}
 TASKS = {"click": {}, "cart": {"after": "click"}, "buy": {"after": "cart"}, "like": {}}
 POLL = 1e-4                                                             # seconds
-COMMON = {"batch_size": 200, "threads": 1, "log_every": 5}
+COMMON = {"batch_size": 192, "threads": 1, "log_every": 5}
 KINDS = {
     "aitm, dropout, patience": {
         "model": {"name": "aitm", "represent": {"hidden": [16, 8], "dropout": 0.2}}, "embedding": {"width": 8},

@@ -3,11 +3,12 @@
     {"state": "running", "config": {...}, "data": {...}, "versions": {...}, "machine": {...}, "started": "..."}
 
 state      running, then finished; failed where the numbers stopped the run (`failure` says where)
-config     every setting that decides numbers, as `config.plain` writes it
+config     every setting, as `config.plain` writes it
 data       per split and dimension table, the files that were read: path, size, time of change
 
-A run is gone on with where config and data are the same. The record is written when nothing of another run is left in
-the folder, and removed before anything of this one is, so that it never speaks of checkpoints that are not its own.
+A run is gone on with where the settings that decide numbers and the data are the same. The record is written when
+nothing of another run is left in the folder, and removed before anything of this one is, so that it never speaks of
+checkpoints that are not its own.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class Standing:
 
     def __init__(self, folder: Path, config: Config, data: Mapping[str, Any]):
         self.folder, self.found = folder, read_record(folder)
-        self.record = {"state": "running", "config": deciding(config), "data": dict(data), "versions": versions(),
+        self.record = {"state": "running", "config": plain(config.settings), "data": dict(data), "versions": versions(),
                        "machine": machine(), "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")}
 
     def changed(self) -> list[str]:
         """What config and data say otherwise than those of the run that is there."""
         if self.found is None:
             return []
-        return [*differences(self.found["config"], self.record["config"]),
+        return [*differences(deciding(self.found["config"]), deciding(self.record["config"])),
                 *(f"data.{name}: its files changed" for name in sorted({*self.found["data"], *self.record["data"]})
                   if self.found["data"].get(name) != self.record["data"].get(name))]
 
@@ -119,12 +120,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if known and {"state", "started"} <= set(record) else None
 
 
-def deciding(config: Config) -> dict[str, Any]:
+def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide numbers."""
-    value = plain(config.settings)
-    for section, key in FREE:
-        value[section].pop(key, None)
-    return value
+    free = {section for section, _ in FREE}
+    return {section: {k: v for k, v in value.items() if (section, k) not in FREE} if section in free else value
+            for section, value in settings.items()}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
