@@ -120,6 +120,9 @@ def small_log(tmp_path_factory) -> Path:
 def test_the_example_of_a_model_trains_and_scores(example, small_log, tmp_path):
     edits = [f"data.dir={small_log}", f"train.out={tmp_path}", "train.epochs=1", "train.batch_size=128",
              "train.threads=1"]
+    if load(example).settings.embedding.init_from:
+        fm = Ranker(example.with_name("fm.yaml"), *edits, f"train.out={tmp_path / 'fm'}").fit()
+        edits += [f"embedding.init_from={fm.config.settings.train.out}"]
     ranker = Ranker(example, *edits).fit()
     scores = ranker.predict(str(small_log / "test.parquet"))
     assert len(scores) and all(0 <= p <= 1 for task in ("click", "buy") for p in scores[task].to_pylist())

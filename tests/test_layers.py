@@ -17,6 +17,7 @@ LAYERS = [
     STRANGERS,
     ["ranker"],
     ["train", "evaluate", "artefact"],
+    ["start"],
     ["flow"],
     ["describe", "api", "runs", "simulate", "schema_file", "reference"],
     ["cli"],

@@ -28,6 +28,7 @@ class Layout:
     feature: Mapping[str, str]            # column of numbers -> the feature it belongs to
     scenarios: tuple[str, ...]            # names; scenario id s + 2 is scenarios[s] (0 null, 1 unseen in train)
     weighted: bool = False                # some list carries a weight per id
+    crosses: tuple[str, ...] = ()         # those of `ids` that are crosses of others
 
 
 @dataclass

@@ -28,8 +28,8 @@ def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
     """What has no effect, or less than it seems."""
-    return [*_funnel(settings, schema), *_groups(settings), *unread(settings, schema), *_columns(settings, schema),
-            *_training(settings)]
+    return [*_funnel(settings, schema), *_groups(settings), *_embedding(settings), *unread(settings, schema),
+            *_columns(settings, schema), *_training(settings)]
 
 
 def calibrator_acts(reading: str, tasks: Mapping[str, Any]) -> bool:
@@ -53,6 +53,9 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
     for slot in ("represent", "predict"):
         if not model.get(slot) and not (model.get("side") and not model.get("represent")):
             yield f"model.{slot}: nothing stands in this slot; give `model` a name, or this slot a part"
+    if any(p["name"] == "wide" for p in _parts(model, ("side",))) and not schema.of_kind("cross"):
+        yield ("model.side: wide reads declared crosses, and there are none; declare one under features, as in "
+               "`tab_x_device: {kind: cross, of: [tab, device]}`, or leave wide out")
     relations = model.get("relations")
     for child, parents in (relations or {}).items():
         for name in (child, *([parents] if isinstance(parents, str) else parents)):
@@ -153,6 +156,17 @@ def _groups(settings: Settings) -> Iterator[str]:
         if group not in asked:
             yield (f"embedding.groups.{group}: no part of the model reads this group; name it in a part's `group`, "
                    "or remove it")
+
+
+def _embedding(settings: Settings) -> Iterator[str]:
+    rows = settings.embedding
+    names = {p["name"] for p in _parts(settings.model)}
+    if "fnn" in names and not rows.init_from:
+        yield ("embedding.init_from: fnn is meant to start from a trained FM, and no run is named; without one it is a "
+               "plain deep model")
+    if "wide" not in names and rows.crosses != type(rows.crosses)():
+        yield ("embedding.crosses: no part reads crosses as weights, so they are embedded and learn by "
+               "embedding.optimiser; add `wide` to model.side")
 
 
 def asked_groups(model: Mapping[str, Any]) -> list[str]:

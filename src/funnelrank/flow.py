@@ -40,6 +40,7 @@ from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
+from funnelrank.start import start_from
 from funnelrank.train.events import Event, Report
 from funnelrank.train.health import Look
 from funnelrank.train.optim import RowUpdates
@@ -120,11 +121,15 @@ def freezes(config: Config, source: Source) -> bool:
 
 
 def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) -> RankingModel:
-    """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates."""
+    """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates, its tables where
+    embedding.init_from says."""
     settings = config.settings
     torch.manual_seed(settings.train.seed)
     labels = label_statistics(splits["train"].labels, config.schema) if "train" in splits else {}
-    return RankingModel(settings, config.schema, encoder.layout, labels).to(device_of(settings.train))
+    model = RankingModel(settings, config.schema, encoder.layout, labels)
+    if settings.embedding.init_from:
+        start_from(Path(settings.embedding.init_from), model.embedding, encoder)
+    return model.to(device_of(settings.train))
 
 
 def device_of(settings: Train) -> torch.device:
@@ -199,7 +204,8 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge, profile=Profile(model) if profile else None)
-    return trainer, loader, RowUpdates(model.embedding, config.settings.embedding.optimiser)
+    rows = config.settings.embedding
+    return trainer, loader, RowUpdates(model.embedding, rows.optimiser, {"crosses": rows.crosses})
 
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,

@@ -35,6 +35,7 @@ class Inputs:
     groups: Mapping[str, Tensor] = field(default_factory=dict)        # role or group -> [B, W_g]
     histories: Mapping[str, History] = field(default_factory=dict)
     linear: Tensor | None = None                              # [B, F, T] a weight per id and task (first order)
+    crosses: Tensor | None = None                             # [B, C, T] the same of declared crosses
     numbers: Tensor | None = None                             # [B, N]
     scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
     raw: Tensor | None = None                                 # [B, W] flat, before a part normalised it
@@ -46,14 +47,15 @@ class Needs:
 
     fields: bool = False
     linear: bool = False
+    crosses: bool = False              # as weights only: they leave flat, fields and linear
     numbers: bool = False              # on their own, beside flat
     histories: bool = False            # jagged instead of pooled into flat
     scenario: bool = False             # which scenario a row is of; the config must name its column
     groups: tuple[str, ...] = ()
 
     def __or__(self, other: Needs) -> Needs:
-        return Needs(self.fields or other.fields, self.linear or other.linear, self.numbers or other.numbers,
-                     self.histories or other.histories, self.scenario or other.scenario,
+        return Needs(self.fields or other.fields, self.linear or other.linear, self.crosses or other.crosses,
+                     self.numbers or other.numbers, self.histories or other.histories, self.scenario or other.scenario,
                      tuple(dict.fromkeys((*self.groups, *other.groups))))
 
 
@@ -73,6 +75,7 @@ class Spec:
     scenarios: int = 0                                        # S; ids 0 (null) and 1 (unseen) included
     fields: tuple[int, int] | None = None                     # F, D
     starts: tuple[int, ...] = ()                              # where each field starts in flat
+    embedded: int = 0                                         # F, whatever their widths
     numbers: int = 0                                          # N
     groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)      # role or group -> its columns in flat
@@ -91,8 +94,8 @@ class Spec:
 
 
 def with_flat(x: Inputs, flat: Tensor, spec: Spec) -> Inputs:
-    """The same rows with other numbers in flat [B, W]; fields, which are columns of flat, follow."""
-    if x.fields is None:
+    """The same rows with other numbers in flat [B, W]; fields follow, unless they are columns of flat no longer."""
+    if x.fields is None or not spec.starts:
         return replace(x, flat=flat)
     D = spec.fields[1]
     return replace(x, flat=flat, fields=torch.stack([flat[:, s:s + D] for s in spec.starts], 1))

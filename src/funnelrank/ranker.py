@@ -42,6 +42,7 @@ class RankingModel(nn.Module):
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
             starts=self.embedding.starts,
+            embedded=len(self.embedding.embedded),
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},

@@ -328,6 +328,20 @@ class RowOptimiser(Section):
         return self
 
 
+class CrossOptimiser(RowOptimiser):
+    """How the weights of declared crosses learn where a part reads them as weights (`wide`)."""
+
+    name: Literal["adagrad", "rowwise_adagrad", "adam", "ftrl", "sgd"] = "ftrl"
+    l1: float = Field(0.001, ge=0)
+    """For ftrl only: weights whose evidence stays below it are exactly 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other(cls, value):
+        """l1 is a default of ftrl alone."""
+        return {"l1": 0.0, **value} if isinstance(value, dict) and value.get("name", "ftrl") != "ftrl" else value
+
+
 class Embedding(Section):
     """How wide each id space is, and how its rows learn."""
 
@@ -337,6 +351,11 @@ class Embedding(Section):
     spaces: dict[str, SpaceWidth] = {}
     """Settings of single id spaces, as `spaces: {item: {width: 32}}`."""
     optimiser: RowOptimiser = RowOptimiser()
+    crosses: CrossOptimiser = CrossOptimiser()
+    """How weights of declared crosses learn; see below."""
+    init_from: str | None = None
+    """The run, or artefact, whose tables these start from: same space, same value, same width. Ids it does not know,
+    and spaces it does not have, start as ever."""
     engine: Literal["auto", "native", "torch"] = "auto"
     """What gathers and moves rows. `auto`: the native engine on a CPU where the package was built with it, else
     torch's own operations; `native` refuses to start without it. Both give the same model."""

@@ -25,9 +25,9 @@ def row(e, feature, i):
 def test_flat_is_every_feature_once_at_its_slice():
     e, rows = embedding(spaces={"item": {"width": 6}}), batch()
     flat = e(rows).flat
-    assert flat.shape == (12, e.flat_width) == (12, 4 + 6 + 4 + 6 + 4 + 2)
+    assert flat.shape == (12, e.flat_width) == (12, 4 + 6 + 4 + 4 + 6 + 4 + 2)
     for b in range(12):
-        for i, f in enumerate(("user", "item", "tab")):
+        for i, f in enumerate(("user", "item", "tab", "item_x_tab")):
             torch.testing.assert_close(flat[b, e.slices[f]], row(e, f, rows.ids[b, i]))
         for k, (f, how) in enumerate((("shown", "mean"), ("tags", "sum"))):
             values, offsets = rows.bags(k)
@@ -60,7 +60,7 @@ def test_row_gradients_are_the_dense_gradient_at_distinct_rows():
     table.weight = torch.nn.Parameter(dense.detach(), requires_grad=False)
     total = torch.zeros_like(dense)
     for b in range(40):
-        for i, f in enumerate(("user", "item", "tab")):
+        for i, f in enumerate(("user", "item", "tab", "item_x_tab")):
             total[table.offset[e.layout.space[f]] + rows.ids[b, i]] += direction[b, e.slices[f]]
         for k, f in enumerate(("shown", "tags")):
             values, offsets = rows.bags(k)

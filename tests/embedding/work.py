@@ -22,6 +22,7 @@ class Work:
         F, K = 1 + self.int(4), self.int(4)
         ids, lists = [f"f{i}" for i in range(F)], [f"h{k}" for k in range(K)]
         space = {f: f for f in ids} | {h: f"f{self.int(F)}" for h in lists}
+        crosses = ("f0",) if F > 1 and seed % 2 else ()
         numbers = [f"n{i}" for i in range(self.int(4))]
         roles = ("user", "item", "context", "mine")
         self.rows, self.weighted = rows, self.int(2) if weighted is None else weighted
@@ -30,13 +31,14 @@ class Work:
             size={f: size or 2 + self.int(30) for f in ids},
             role={f: roles[self.int(4)] for f in (*ids, *lists, *numbers)},
             pool={h: ("mean", "sum")[self.int(2)] for h in lists},
-            target={h: space[h] for h in lists if self.int(3)}, feature={n: n for n in numbers}, scenarios=())
+            target={h: space[h] for h in lists if self.int(3) and space[h] not in crosses},
+            feature={n: n for n in numbers}, scenarios=(), crosses=crosses)
         self.spaces = {f: {"width": widths[self.int(len(widths))]} for f in ids}
         if fields:
             self.spaces = {f: {"width": widths[0]} for f in ids}
         roles_used = tuple(dict.fromkeys(self.layout.role.values()))
         self.needs = Needs(histories=bool(self.int(2) if histories is None else histories), fields=fields,
-                           linear=bool(self.int(2) if linear is None else linear),
+                           crosses=bool(crosses), linear=bool(self.int(2) if linear is None else linear),
                            groups=roles_used[:self.int(3)])
 
     def int(self, n):
@@ -60,8 +62,8 @@ class Work:
     def embedding(self, engine, **settings):
         torch.manual_seed(1)
         e = Embedding(self.layout, Settings(init=0.5, spaces=self.spaces, engine=engine, **settings), self.needs)
-        if self.needs.linear:
-            table = e.tables["linear"]
+        for name in {"linear", "crosses"} & set(e.tables):
+            table = e.tables[name]
             table.weight.normal_(generator=torch.Generator().manual_seed(2))
             table.weight[table.pad] = 0
         return e.train()
@@ -72,7 +74,7 @@ def outputs(x):
     found = {"flat": x.flat} | {f"group {g}": v for g, v in x.groups.items()}
     for name, h in x.histories.items():
         found |= {f"values {name}": h.values, f"target {name}": h.target}
-    return found | {n: getattr(x, n) for n in ("fields", "linear") if getattr(x, n) is not None}
+    return found | {n: getattr(x, n) for n in ("fields", "linear", "crosses") if getattr(x, n) is not None}
 
 
 def directions(x, seed=0):

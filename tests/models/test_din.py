@@ -1,6 +1,9 @@
 """DIN's identities (arXiv 1706.06978), and Dice."""
 
+from dataclasses import replace
+
 import torch
+from made import batch, config, model
 
 from funnelrank.inputs import History, Inputs, Spec
 from funnelrank.models.din import TargetAttention
@@ -95,3 +98,42 @@ def test_dice_evaluates_a_row_by_itself_and_trains_on_one_row():
     dice.eval()
     s = torch.randn(5, 3)
     torch.testing.assert_close(dice(s)[2:3], dice(s[2:3]))
+
+
+def test_dice_without_alpha_nears_relu_where_the_batch_is_narrow_around_zero():
+    dice = Dice(1).eval()
+    dice.norm.running_var.fill_(1e-8)
+    s = torch.tensor([[-2.0], [-0.1], [0.1], [3.0]])
+    torch.testing.assert_close(dice(s), s.relu(), atol=1e-6, rtol=0)
+
+
+def test_dice_of_layers_side_by_side_is_the_dice_of_each():
+    both, s = Dice(3, stack=2), torch.randn(40, 2, 3)
+    torch.nn.init.normal_(both.alpha)
+    for k in range(2):
+        one = Dice(3)
+        one.alpha.data = both.alpha.data[3 * k:3 * k + 3]
+        want = one(s[:, k])
+        torch.testing.assert_close(both(s.flatten(1))[:, 3 * k:3 * k + 3], want)
+        torch.testing.assert_close(both(s[:, k], k), want)
+
+
+def test_without_din_histories_are_pooled_into_the_base_model():
+    base, din = model(config({"name": "dnn"})), model(config({"name": "din"}))
+    assert not base.embedding.histories and set(din.embedding.histories) == {"shown"}
+    assert base.slots.represent.mlp.layers[0]["linear"].width == din.slots.represent.mlp.layers[0]["linear"].width
+    shown = base.embedding(batch()).flat[:, base.embedding.slices["shown"]]
+    values, offsets = batch().bags(0)
+    table = base.embedding.tables["width_4"]
+    for b in range(12):
+        mine = table.weight[table.offset["item"] + values[offsets[b]:offsets[b + 1]].long()]
+        torch.testing.assert_close(shown[b], mine.mean(0) if len(mine) else torch.zeros(4))
+
+
+def test_padding_at_the_end_of_a_history_changes_nothing():
+    m, rows = model(config({"name": "din"})).eval(), batch()
+    values, offsets = rows.bags(0)
+    padded = torch.cat([values[:offsets[1]], torch.zeros(3, dtype=torch.int32), rows.values[offsets[1]:]])
+    more = rows.offsets.clone()
+    more[1:] += 3                                           # the first row's history ends with three PAD
+    torch.testing.assert_close(m(replace(rows, values=padded, offsets=more)).logits, m(rows).logits)

@@ -21,12 +21,21 @@ def pers(part) -> tuple:
 
 SINGLES = [{"name": n} for n in MODELS]
 VARIANTS = [{"name": "aitm", "transfer": {"variant": v, "heads": 2}} for v in ("self_gate", "cross", "own_keys")]
+VARIANTS += [{"name": "aitm", "represent": r} for r in ("nfm", "deepfm", "afm", "pnn",
+                                                        {"name": "autoint", "hidden": [8]})]
+VARIANTS += [{"represent": {"name": "pnn", "product": "both", "hidden": [8]}, "predict": "linear"},
+             {"represent": {"name": "autoint", "deep": [8], "residual": False}, "predict": "linear"},
+             {"represent": {"name": "dcn_v2", "rank": 2, "experts": 2, "structure": "parallel"}, "predict": "linear"},
+             {"prepare": ["din", "autoint"], "represent": {"name": "mlp", "activation": "dice", "per": "task"},
+              "predict": "linear", "side": ["lr", "fm", "wide"]},
+             {"prepare": [{"name": "autoint", "keep": False}, "partitioned_norm", "epnet"], "represent": "pnn",
+              "predict": "ppnet"}]
 GRID = [{"represent": {"name": r, **per}, "predict": "linear"} for r, part in PARTS["represent"].items()
         for per in [{"per": p} for p in ("all", "task") if p in pers(part)] or [{}]]
 GRID += [{"represent": {"name": "mlp", "per": per}, "transfer": t, "predict": p} for per in ("all", "task")
          for t in (None, *PARTS["transfer"]) for p in PARTS["predict"]]
 ALL = SINGLES + VARIANTS + GRID
-NAMES = ["/".join(str(v if isinstance(v, str) else (v or {}).get("name", v)) for v in m.values()) + f"-{i}"
+NAMES = ["/".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in m.values()) + f"-{i}"
          for i, m in enumerate(ALL)]
 
 

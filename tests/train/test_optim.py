@@ -64,7 +64,7 @@ def test_rowwise_adagrad_keeps_one_number_a_row():
     m = model()
     updates = RowUpdates(m.embedding, RowOptimiser(name="rowwise_adagrad"))
     steps(m, 2, updates)
-    assert updates.state["width_4"]["sum"].shape == (64, 1)
+    assert updates.state["width_4"]["sum"].shape == (76, 1)
 
 
 def test_ftrl_without_l1_is_adagrad():

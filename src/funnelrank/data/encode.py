@@ -197,7 +197,7 @@ class Encoder:
             role={name: features[of.get(name, name)].role for name in [*ids, *lists, *of]},
             pool={name: f.pool for name, f in lists.items()},
             target={name: f.target for name, f in lists.items() if getattr(f, "target", None)},
-            feature=of, weighted=bool(self.weighted),
+            feature=of, weighted=bool(self.weighted), crosses=tuple(self.schema.of_kind("cross")),
             scenarios=tuple(str(value) for value in self.scenario.values()) if self.scenario else ())
 
     def _features(self, rows: Rows) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:

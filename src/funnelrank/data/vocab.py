@@ -105,6 +105,21 @@ class Vocab:
             ids[nulls(array)] = PAD
         return ids.astype(np.int32)
 
+    def shared(self, other: Vocab, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [n] int64 of this space and those [n] that the same values have in `other`, OOV among them.
+
+        Raises ConfigError, beginning with `where`, for spaces without values that number them differently.
+        """
+        if self._values is None:                     # hashed, or a range: an id is its own meaning
+            if (self.space.made, self.size) != (other.space.made, other.size):
+                raise ConfigError(f"{where}: id space '{self.space.name}' is {self.space.made} of {self.space.size} "
+                                  f"here, and has {other.size} ids made by {other.space.made} there; make them alike")
+            ids = np.arange(OOV, self.size)
+            return ids, ids
+        found = other.ids(self._values, where).astype(np.int64)
+        known = found >= FIRST
+        return np.append(OOV, np.flatnonzero(known) + FIRST), np.append(OOV, found[known])
+
     def save(self, path: Path) -> None:
         """One Arrow IPC file."""
         about = {"space": self.space.model_dump(mode="json", exclude={"values"}), "family": self.family,

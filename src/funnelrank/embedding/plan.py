@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def native_engine(embedding: Embedding) -> Native:
-    """Outputs: flat, each group asked for, fields, (vectors, targets) of each history, linear."""
+    """Outputs: flat, each group asked for, fields, (vectors, targets) of each history, linear, crosses."""
     layout, needs, tables = embedding.layout, embedding.needs, list(embedding.tables)
     items: list[Item] = []
     copies: list[Copy] = []
@@ -68,5 +68,11 @@ def native_engine(embedding: Embedding) -> Native:
         for i, piece in enumerate(embedding.embedded):
             looked_up(piece, "linear", len(outputs), i * width)
         outputs.append(len(embedding.embedded) * width)
+        jagged.append(-1)
+    if embedding.crosses:
+        width = embedding.tables["crosses"].width
+        for i, name in enumerate(embedding.crosses):
+            vector(ID, name, "crosses", layout.ids.index(name), len(outputs), i * width)
+        outputs.append(len(embedding.crosses) * width)
         jagged.append(-1)
     return Native(list(embedding.tables.values()), items, copies, names, outputs, jagged, len(layout.lists))

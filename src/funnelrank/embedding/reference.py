@@ -30,6 +30,8 @@ class TorchEngine(nn.Module):
         own = {t: [f for f, w in embedding.width_of.items() if t == f"width_{w}"] for t in tables}
         if "linear" in tables:
             own["linear"] = [p.name for p in embedding.embedded]
+        if "crosses" in tables:
+            own["crosses"] = embedding.crosses
         self.ids = {t: [f for f in layout.ids if f in own[t]] for t in tables}
         self.lists = {t: [f for f in layout.lists if f in own[t]] for t in tables}
         for t, table in tables.items():
@@ -56,10 +58,10 @@ class TorchEngine(nn.Module):
         shares = self._shares(batch, lengths, bag)                                                  # [K, B, 1]
         ends = batch.offsets[::B].tolist() if embedding.histories and B else None
         vectors: dict[str, Tensor] = {}                                                             # [B, D] each
-        linear: dict[str, Tensor] = {}
+        weights: dict[str, dict[str, Tensor]] = {"linear": {}, "crosses": {}}                     # [B, T] each
         histories: dict[str, Tensor] = {}
         for t, table in embedding.tables.items():
-            found = linear if t == "linear" else vectors
+            found = weights.get(t, vectors)
             ids = batch.ids.index_select(1, getattr(self, f"columns_{t}")) + getattr(self, f"offsets_{t}")
             values = lengths.new_zeros(0)
             if self.lists[t]:
@@ -87,7 +89,9 @@ class TorchEngine(nn.Module):
         x.histories = {f: History(histories[f], bag_offsets(batch, layout.lists.index(f)), vectors[layout.target[f]])
                        for f in embedding.histories}
         if needs.linear:
-            x.linear = torch.stack([linear[p.name] for p in embedding.embedded], 1)
+            x.linear = torch.stack([weights["linear"][p.name] for p in embedding.embedded], 1)
+        if embedding.crosses:
+            x.crosses = torch.stack([weights["crosses"][f] for f in embedding.crosses], 1)
         return x
 
     def _shares(self, batch: Batch, lengths: Tensor, bag: Tensor) -> Tensor:

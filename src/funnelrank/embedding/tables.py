@@ -93,24 +93,32 @@ class Embedding(nn.Module):
 
     flat [B, W] holds every feature once, ordered by role (user, item, scenario, prior, context, your own): ids as their
     row, lists pooled (an empty one is zeros), numbers as they are. `slices` says which feature is where in flat.
-    Histories that a part needs jagged (`histories`: name -> width) are not in flat.
+    Histories that a part needs jagged (`histories`: name -> width) are not in flat, and where a part reads crosses as
+    weights (`crosses`), those are nowhere else and have no vectors.
     """
 
     def __init__(self, layout: Layout, settings: Settings, needs: Needs | None = None):
         super().__init__()
         self.layout, self.needs = layout, needs or Needs()
+        self.crosses = layout.crosses if self.needs.crosses else ()
+        weighed = {layout.space[f] for f in self.crosses}
+        embedded = {layout.space[f] for f in (*layout.ids, *layout.lists) if f not in self.crosses}
+        sizes = {s: n for s, n in layout.size.items() if s in embedded or s not in weighed}
         width_of = {s: (settings.spaces[s].width if s in settings.spaces else None) or settings.width
-                    for s in layout.size}
+                    for s in sizes}
         widths: dict[int, dict[str, int]] = {}
-        for space, size in layout.size.items():
+        for space, size in sizes.items():
             widths.setdefault(width_of[space], {})[space] = size
         self.tables = nn.ModuleDict({f"width_{w}": Table(sizes, w, settings.init) for w, sizes in widths.items()})
         if self.needs.linear:                            # a weight per id and task
-            self.tables["linear"] = Table(layout.size, len(layout.tasks), 0.0)
-        self.width_of = {f: width_of[layout.space[f]] for f in (*layout.ids, *layout.lists)}
+            self.tables["linear"] = Table(sizes, len(layout.tasks), 0.0)
+        if self.crosses:
+            self.tables["crosses"] = Table({s: layout.size[s] for s in sorted(weighed)}, len(layout.tasks), 0.0)
+        ids = [f for f in layout.ids if f not in self.crosses]
+        self.width_of = {f: width_of[layout.space[f]] for f in (*ids, *layout.lists)}
         self.histories = {f: self.width_of[f] for f in layout.lists
                           if f in layout.target} if self.needs.histories else {}
-        pieces = [Piece(f, "ids", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.ids)]
+        pieces = [Piece(f, "ids", layout.ids.index(f), self.width_of[f], layout.role[f]) for f in ids]
         pieces += [Piece(f, "lists", i, self.width_of[f], layout.role[f]) for i, f in enumerate(layout.lists)
                    if f not in self.histories]
         pieces += [Piece(c, "numbers", i, 1, layout.role[c]) for i, c in enumerate(layout.numbers)]
@@ -192,6 +200,8 @@ class Embedding(nn.Module):
                        for f in self.histories}
         if self.needs.linear:
             x.linear = rest.pop(0).unflatten(1, (len(self.embedded), self.tables["linear"].width))
+        if self.crosses:
+            x.crosses = rest.pop(0).unflatten(1, (len(self.crosses), self.tables["crosses"].width))
         return x
 
     def take_gradients(self) -> list[RowGradient]:

@@ -9,29 +9,44 @@ from typing import Any
 
 from torch import nn
 
+from funnelrank.models.afm import AttentionalFM
 from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.apg import GeneratedMLP
+from funnelrank.models.autoint import AutoIntBody, AutoIntBottom
 from funnelrank.models.dbmtl import RelationNetwork
-from funnelrank.models.deepfm import FirstOrder, SecondOrder
+from funnelrank.models.dcn_v2 import CrossNetwork
+from funnelrank.models.deepfm import DeepFMBody, FirstOrder, SecondOrder
 from funnelrank.models.din import TargetAttention
+from funnelrank.models.fnn import FactorisationSupported
 from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.m2m import MetaAttention, MetaTowers, ScenarioView, SequenceAttention
 from funnelrank.models.mlp import LinearHeads, MLPBody, Towers
 from funnelrank.models.mmoe import MixtureOfExperts
+from funnelrank.models.nfm import NeuralFM
 from funnelrank.models.pepnet import EmbeddingGate, Flat, ParameterGates
 from funnelrank.models.ple import ProgressiveExtraction
+from funnelrank.models.pnn import ProductNetwork
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarMLP
+from funnelrank.models.wide_deep import Wide
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate,
-                "mha": SequenceAttention, "scenario_view": ScenarioView},
+                "mha": SequenceAttention, "scenario_view": ScenarioView, "autoint": AutoIntBottom},
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
-                  "flat": Flat, "apg": GeneratedMLP, "m2m": MetaAttention},
+                  "flat": Flat, "apg": GeneratedMLP, "m2m": MetaAttention, "fnn": FactorisationSupported,
+                  "pnn": ProductNetwork, "nfm": NeuralFM, "afm": AttentionalFM, "deepfm": DeepFMBody,
+                  "autoint": AutoIntBody, "dcn_v2": CrossNetwork},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
     "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates,
                 "hmoe": ScenarioTowers, "meta_towers": MetaTowers},
-    "side": {"lr": FirstOrder, "fm": SecondOrder, "auxiliary": AuxiliaryNetwork},
+    "side": {"lr": FirstOrder, "fm": SecondOrder, "wide": Wide, "auxiliary": AuxiliaryNetwork},
 }
+
+
+def _each(part: str) -> dict[str, Any]:
+    """The part and a linear head for each task; only embeddings are shared."""
+    return {"represent": {"name": part, "per": "task"}, "predict": {"name": "linear"}}
+
 
 MODELS: dict[str, dict[str, Any]] = {
     "aitm": {
@@ -96,20 +111,21 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "lr": {"side": ["lr"]},
     "fm": {"side": ["lr", "fm"]},
-    "deepfm": {
-        "represent": {"name": "mlp", "hidden": [128, 64], "per": "task"},
-        "predict": {"name": "linear"},
-        "side": ["lr", "fm"],
-    },
+    "deepfm": {**_each("mlp"), "side": ["lr", "fm"]},
     "din": {
         "prepare": ["din"],
-        "represent": {"name": "mlp", "hidden": [128, 64], "per": "task"},
+        "represent": {"name": "mlp", "activation": "dice", "per": "task"},
         "predict": {"name": "linear"},
     },
-    "single_task": {                      # an MLP for each task; only embeddings are shared
-        "represent": {"name": "mlp", "per": "task"},
-        "predict": {"name": "linear"},
-    },
+    "single_task": _each("mlp"),
+    "dnn": _each("mlp"),                  # what the field calls it where there is one task
+    "wide_deep": {**_each("mlp"), "side": ["wide"]},
+    "fnn": _each("fnn"),
+    "pnn": _each("pnn"),
+    "nfm": {**_each("nfm"), "side": ["lr"]},
+    "afm": {**_each("afm"), "side": ["lr"]},
+    "autoint": _each("autoint"),
+    "dcn_v2": _each("dcn_v2"),
 }
 
 __all__ = ["MODELS", "PARTS"]

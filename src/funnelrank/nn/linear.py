@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from funnelrank.nn.activation import Dice
 from funnelrank.nn.affine import affine
 from funnelrank.nn.norm import Norm
 
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear"]
+Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear", "dice"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
                                            "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU, "linear": nn.Identity}
 
@@ -79,7 +80,7 @@ class MLP(nn.Module):
             self.layers.append(nn.ModuleDict({
                 "linear": Linear(a, b, stack=stack),
                 **({"norm": Norm(norm, b, stack)} if norm else {}),
-                "activation": ACTIVATIONS[activation](),
+                "activation": Dice(b, stack=stack) if activation == "dice" else ACTIVATIONS[activation](),
                 **({"dropout": nn.Dropout(dropout)} if dropout else {}),
             }))
 
@@ -114,5 +115,5 @@ def _layer(layer: nn.ModuleDict, x: Tensor, i: int | None = None) -> Tensor:
     else:
         x = layer["norm"](affine(x, weight, bias), i, relu)
     if not relu:
-        x = layer["activation"](x)
+        x = layer["activation"](x, i) if isinstance(layer["activation"], Dice) else layer["activation"](x)
     return layer["dropout"](x) if "dropout" in layer else x

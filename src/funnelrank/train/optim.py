@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -28,15 +28,18 @@ class RowUpdates:
 
     FTRL-Proximal (McMahan et al., KDD 2013) with its z times lr, so that a learning rate that changes leaves weights
     where they are; lr_0 is the rate before the schedule. Without l1 it is adagrad.
+
+    `tables` names tables that have an optimiser of their own.
     """
 
-    def __init__(self, embedding: Embedding, settings: RowOptimiser):
-        self.embedding, self.settings = embedding, settings
+    def __init__(self, embedding: Embedding, settings: RowOptimiser, tables: Mapping[str, RowOptimiser] | None = None):
+        self.embedding = embedding
+        self.of = {name: (tables or {}).get(name, settings) for name in embedding.tables}
         self.step_count = 0
         self.state: dict[str, dict[str, Tensor]] = {}
         self.names: dict[int, str] = {}
         for name, table in embedding.tables.items():
-            w = table.weight
+            w, settings = table.weight, self.of[name]
             self.state[name] = {k: torch.zeros((len(w), 1) if settings.name == "rowwise_adagrad" else w.shape,
                                                device=w.device) for k in native.STATES[settings.name]}
             self.names[id(table)] = name
@@ -59,15 +62,15 @@ class RowUpdates:
             if self.embedding.runs_native:
                 native.move_rows(self._move(name, factor, None), gradient.rows, gradient.grad, None)
             else:
-                self._apply(gradient, self.state[name], self.settings.lr * factor)
+                self._apply(gradient, self.of[name], self.state[name], self.of[name].lr * factor)
         self.step_count += 1
 
     def _move(self, name: str, factor: float, shadow: native.Shadow | None) -> native.Move:
-        return native.move(self.embedding.tables[name].weight, self.settings, self.state[name],
-                           self.settings.lr * factor, self.step_count + 1, shadow)
+        return native.move(self.embedding.tables[name].weight, self.of[name], self.state[name],
+                           self.of[name].lr * factor, self.step_count + 1, shadow)
 
-    def _apply(self, gradient: RowGradient, state: dict[str, Tensor], lr: float) -> None:
-        s, rows, g, old, w = self.settings, gradient.rows, gradient.grad, gradient.old, gradient.table.weight
+    def _apply(self, gradient: RowGradient, s: RowOptimiser, state: dict[str, Tensor], lr: float) -> None:
+        rows, g, old, w = gradient.rows, gradient.grad, gradient.old, gradient.table.weight
         if s.l2:
             g = g + s.l2 * old
         if s.name == "sgd":

@@ -1,0 +1,54 @@
+"""AFM: Attentional Factorization Machines (Xiao et al., IJCAI 2017, arXiv 1708.04617).
+
+    a'_ij = h . relu(W (x_i v_i * x_j v_j) + b),    a = softmax over all pairs i < j of a'
+    y = w_0 + sum_i w_i x_i + p . sum_{i<j} a_ij (x_i v_i * x_j v_j)
+
+p is the linear head behind this part, the first order the recipe's `side: [lr]`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from funnelrank.errors import ConfigError
+from funnelrank.inputs import Inputs, Needs, Spec
+from funnelrank.models.fields import FieldVectors, pairs
+from funnelrank.models.mlp import Rate
+from funnelrank.nn.linear import Linear
+
+
+class AttentionalFM(nn.Module):
+    """Pairs pooled by attention: fields [B, F, D], numbers [B, N] -> [B, V, D]; V = T, one each, with per="task".
+
+    attention    width of the attention's hidden layer
+    dropout      share of the pairs' products set to 0 while training
+    """
+
+    needs = Needs(fields=True, numbers=True)
+
+    def __init__(self, spec: Spec, *, attention: Annotated[int, Gt(0)] = 16, dropout: Rate = 0.0,
+                 per: Literal["all", "task"] = "all"):
+        super().__init__()
+        self.views = spec.tasks if per == "task" else 1
+        self.vectors = FieldVectors(spec)
+        self.hidden = self.vectors.width
+        if self.vectors.count < 2:
+            raise ConfigError("model.represent: afm weighs pairs of features, and there is only one; declare more "
+                              "features, or choose another part")
+        i, j = pairs(self.vectors.count)
+        self.register_buffer("i", i, persistent=False)
+        self.register_buffer("j", j, persistent=False)
+        self.dropout = nn.Dropout(dropout)
+        self.attention = Linear(self.hidden, attention, stack=self.views)
+        self.score = Linear(attention, 1, bias=False, stack=self.views)
+
+    def forward(self, x: Inputs) -> Tensor:
+        v = self.vectors(x)
+        products = self.dropout(v[:, self.i] * v[:, self.j])                              # [B, P, D]
+        score = self.score(self.attention(products.flatten(0, 1)).relu())                 # [B * P, V, 1]
+        a = score.view(-1, len(self.i), self.views).softmax(1)                            # [B, P, V]
+        return torch.einsum("bpv,bpd->bvd", a, products)
