@@ -2,7 +2,6 @@
 //
 //   take_lists   where each row's lists begin, and the offsets they get in the batch
 //   take_rows    copies columns and lists
-//   take_sort    sorts distinct keys whose high bits are random: an epoch's order
 //
 // Rows lie scattered over memory far larger than a cache, so what is needed AHEAD rows later is asked for now; without
 // that, waiting for memory is nine tenths of the time. Nothing outside the arrays is read, whatever rows and offsets say.
@@ -119,30 +118,5 @@ API void take_rows(const Work* work) {
         if (!w.weights) continue;
         if (w.list[k].weights) copy_list(w, k, w.list[k].weights, w.weights);
         else std::fill(w.weights + w.offsets[k * w.batch], w.weights + w.offsets[(k + 1) * w.batch], 1.0f);
-    }
-}
-
-// Sorts n distinct keys in place; `scratch` [n]. Two rounds by the highest bits leave a handful of keys together where
-// those bits are random, in a cache; any other keys are sorted all the same.
-API void take_sort(uint64_t* keys, uint64_t* scratch, int64_t n) {
-    constexpr int BITS = 10, MORE = 8;
-    if (n < 1 << BITS) { std::sort(keys, keys + n); return; }
-    std::vector<int64_t> ends((1 << BITS) + 1), inner((1 << MORE) + 1);
-    for (int64_t i = 0; i < n; ++i) ++ends[(keys[i] >> (64 - BITS)) + 1];
-    for (int b = 0; b < 1 << BITS; ++b) ends[b + 1] += ends[b];
-    std::vector<int64_t> at(ends.begin(), ends.end() - 1);
-    for (int64_t i = 0; i < n; ++i) scratch[at[keys[i] >> (64 - BITS)]++] = keys[i];
-    for (int b = 0; b < 1 << BITS; ++b) {
-        const uint64_t* from = scratch + ends[b];
-        uint64_t* to = keys + ends[b];
-        const int64_t m = ends[b + 1] - ends[b];
-        std::fill(inner.begin(), inner.end(), 0);
-        for (int64_t i = 0; i < m; ++i) ++inner[((from[i] << BITS) >> (64 - MORE)) + 1];
-        for (int c = 0; c < 1 << MORE; ++c) inner[c + 1] += inner[c];
-        for (int64_t i = 0; i < m; ++i) to[inner[(from[i] << BITS) >> (64 - MORE)]++] = from[i];
-        for (int64_t c = 0, start = 0; c < 1 << MORE; ++c) {       // `inner` now holds where each part ends
-            std::sort(to + start, to + inner[c]);
-            start = inner[c];
-        }
     }
 }

@@ -12,11 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 3                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 4                                         # of the interface; csrc/rows.cpp says the same
+FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
 FUNCTIONS = {                                       # name -> result, arguments
@@ -30,7 +33,7 @@ FUNCTIONS = {                                       # name -> result, arguments
     "norm_backward": (None, [_POINTER]),
     "take_lists": (_NUMBER, [_POINTER]),
     "take_rows": (None, [_POINTER]),
-    "take_sort": (None, [_POINTER, _POINTER, _NUMBER]),
+    "sort_keys": (None, [_POINTER, _POINTER, _NUMBER, _NUMBER]),
     "lists_find": (None, [_NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER]),
     "lists_offsets": (_NUMBER, [_NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER]),
     "lists_places": (None, [_POINTER, _NUMBER, *[_POINTER] * 3]),
@@ -76,6 +79,16 @@ def threads() -> int:
 def at(tensor: Tensor | None) -> int | None:
     """Where a contiguous CPU tensor's numbers lie."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def sort_keys(keys: np.ndarray) -> None:
+    """Sort uint32 or uint64 keys [n] in place."""
+    native = library() if len(keys) >= FEW and keys.flags.c_contiguous else None
+    if native is None:
+        keys.sort()
+    else:
+        scratch = np.empty_like(keys)
+        native.sort_keys(keys.ctypes.data, scratch.ctypes.data, len(keys), keys.itemsize)
 
 
 def keep_freed_memory() -> None:

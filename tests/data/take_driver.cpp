@@ -1,5 +1,6 @@
 // Random work for csrc/take.cpp in buffers of exactly the size that is promised, to be run under sanitizers.
 
+#include "../../csrc/sort.cpp"
 #include "../../csrc/take.cpp"
 
 #include <cstdio>
@@ -49,7 +50,11 @@ int main() {
         for (auto& x : keys) x = turn % 5 ? random() * 0x9E3779B97F4A7C15u : random() % 100;
         auto sorted = keys;
         std::sort(sorted.begin(), sorted.end());
-        take_sort(keys.data(), scratch.data(), int64_t(keys.size()));
+        sort_keys(keys.data(), scratch.data(), int64_t(keys.size()), 8);
         check(keys == sorted, "sorted");
+        std::vector<uint32_t> small(keys.size()), room(keys.size());
+        for (auto& x : small) x = static_cast<uint32_t>(random());
+        sort_keys(small.data(), room.data(), int64_t(small.size()), 4);
+        check(std::is_sorted(small.begin(), small.end()), "small keys sorted");
     }
 }

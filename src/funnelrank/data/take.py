@@ -11,7 +11,7 @@ import numpy as np
 
 from funnelrank.data.derive import gather
 from funnelrank.data.encoded import Encoded
-from funnelrank.kernels import library, struct
+from funnelrank.kernels import library, sort_keys, struct
 
 COLUMNS = {"ids": np.int32, "numbers": np.float32, "scenario": np.int32, "labels": np.float32, "weight": np.float32,
            "user": np.int64}
@@ -95,10 +95,6 @@ def shuffled(rows: int, seed: np.random.SeedSequence) -> np.ndarray:
     keys = np.random.Philox(seed).random_raw(rows)
     keys <<= bits
     keys |= np.arange(rows, dtype=np.uint64)
-    if (native := library()) is None:
-        keys.sort()
-    else:
-        scratch = np.empty_like(keys)
-        native.take_sort(keys.ctypes.data, scratch.ctypes.data, rows)
+    sort_keys(keys)
     keys &= (np.uint64(1) << bits) - np.uint64(1)
     return keys.view(np.int64)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from funnelrank.kernels import sort_keys
+
 Z95 = 1.959963984540054
 TOP = np.uint32(0x80000000)
 NULL_USER = -1
@@ -81,7 +83,7 @@ class Ranking:
         # 31 bits hold all floats of one sign, as log p and p are: half the bytes, so a faster sort
         self.keys = bits.astype(np.uint32 if int(bits.max()) < 2**31 else np.uint64) << 1
         self.keys |= y
-        self.keys.sort()
+        sort_keys(self.keys)
 
     def auc(self) -> float:
         """P(score of a positive > score of a negative) + P(equal) / 2, over all pairs of the two."""
@@ -203,7 +205,7 @@ def auc_by_user(score: np.ndarray, label: np.ndarray, user: np.ndarray) -> ByUse
     keys = user.astype(np.uint64) << np.uint64(width)
     keys |= bits.astype(np.uint64) << np.uint64(1)
     keys |= y
-    keys.sort()
+    sort_keys(keys)
     code = keys >> np.uint64(width)
     begin = run_starts(code)                                        # [U]
     rows = np.diff(begin, append=len(keys))
@@ -243,7 +245,7 @@ def packed(score: np.ndarray, label: np.ndarray, code: np.ndarray) -> tuple[np.n
     keys |= y
     keys <<= width
     keys |= code.astype(np.uint64)
-    keys.sort()
+    sort_keys(keys)
     code = (keys & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
     keys >>= width
     return keys, code
