@@ -12,7 +12,8 @@ from funnelrank.models.mlp import Towers
 from funnelrank.models.mmoe import MixtureOfExperts
 
 S, T = 3, 2                                     # scenarios with a name: ids 2, 3, 4
-SPEC = Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4, views=S, views_per="scenario")
+P = S + 1                                       # places: 0 for rows without a name
+SPEC = Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4, views=P, views_per="scenario")
 
 
 def rows(n=20, seed=0, scenarios=None):
@@ -36,14 +37,16 @@ def test_it_is_the_papers_equations(share, per):
     out = heads(body(x), x)
     for b, (row, s) in enumerate(zip(x.flat, x.scenario.tolist())):
         experts = [mlp(body.experts, row, i) for i in range(3)]
-        weights = [torch.softmax(layer(heads.weights, row, None if share else p), 0) for p in range(S)]
-        listen = weights[s - 2] if s >= 2 else sum(weights) / S
+        place = max(s - 1, 0)
+        heard = layer(heads.weights, row, None if share else place)
+        first = 1 if place else 0                   # nobody listens to place 0 but itself
+        listen = torch.cat([torch.zeros(first).double(), torch.softmax(heard[first:], 0)])
         for t in range(T):
             scores = []
-            for j in range(S):
+            for j in range(P):
                 gate = torch.softmax(body.gates.weight[{"all": 0, "task": t, "scenario": j}[per]] @ row, 0)
                 m = sum(g * e for g, e in zip(gate, experts))
-                scores.append(layer(heads.heads, mlp(heads.towers, m, t * S + j), t * S + j))
+                scores.append(layer(heads.heads, mlp(heads.towers, m, t * P + j), t * P + j))
             torch.testing.assert_close(out[b, t], (listen * torch.cat(scores)).sum(), atol=1e-10, rtol=0)
 
 
@@ -51,39 +54,46 @@ def test_a_row_trains_the_tower_and_the_gate_of_its_own_scenario_alone():
     (body, heads), x = made(), rows(scenarios=[3] * 8)
     heads(body(x), x).sum().backward()
     for p in (*heads.towers.parameters(), *heads.heads.parameters()):
-        of = p.grad.unflatten(0, (T, S))
-        assert (of[:, 1].flatten(1).abs().sum(1) > 0).all() and (of[:, [0, 2]] == 0).all()
-    assert (body.gates.weight.grad[[0, 2]] == 0).all() and body.gates.weight.grad[1].abs().sum() > 0
-    assert (heads.weights.weight.grad[[0, 2]] == 0).all() and heads.weights.weight.grad[1].abs().sum() > 0
+        of = p.grad.unflatten(0, (T, P))
+        assert (of[:, 2].flatten(1).abs().sum(1) > 0).all() and (of[:, [0, 1, 3]] == 0).all()
+    for p in (body.gates.weight.grad, heads.weights.weight.grad):
+        assert (p[[0, 1, 3]] == 0).all() and p[2].abs().sum() > 0
 
 
-def test_a_row_without_a_known_scenario_trains_no_tower():
+def test_rows_without_a_known_scenario_train_a_tower_of_their_own_that_nobody_else_hears():
     (body, heads), x = made(), rows(scenarios=[0, 1])
     heads(body(x), x).sum().backward()
-    assert all(p.grad is None or (p.grad == 0).all() for p in (*heads.towers.parameters(), *heads.heads.parameters()))
+    of = heads.heads.weight.grad.unflatten(0, (T, P))
+    assert (of[:, 0] != 0).any() and (of[:, 1:] == 0).all()
+    known = rows(scenarios=[2, 3, 4])
+    before = heads(body(known), known)
+    with torch.no_grad():
+        heads.heads.bias.unflatten(0, (T, P))[:, 0] += 1
+    assert torch.equal(heads(body(known), known), before)
 
 
 def test_who_listens_to_itself_alone_has_towers_of_its_own():
     (body, heads), x = made(), rows(scenarios=[2, 3, 4, 3])
     with torch.no_grad():
         heads.weights.weight.zero_()
-        heads.weights.bias.copy_(2000 * torch.eye(S) - 1000)
+        heads.weights.bias.copy_(2000 * torch.eye(P) - 1000)
     h = body(x)
-    towers = Towers(Spec(flat=6, tasks=T * S, hidden=4), hidden=(5,)).double()
+    towers = Towers(Spec(flat=6, tasks=T * P, hidden=4), hidden=(5,)).double()
     towers.mlp.load_state_dict(heads.towers.state_dict())
     towers.linear.load_state_dict(heads.heads.state_dict())
-    every = towers(h.repeat(1, T, 1), x).unflatten(1, (T, S))
-    torch.testing.assert_close(heads(h, x), every[torch.arange(4), :, x.scenario - 2], atol=1e-12, rtol=0)
+    every = towers(h.repeat(1, T, 1), x).unflatten(1, (T, P))
+    torch.testing.assert_close(heads(h, x), every[torch.arange(4), :, x.scenario - 1], atol=1e-12, rtol=0)
 
 
 def test_with_one_scenario_it_is_a_mixture_of_experts():
     spec = Spec(flat=6, tasks=T, scenarios=3, hidden=4)
     body, heads = made(spec=spec, per="all")
-    towers = Towers(spec, hidden=(5,)).double()
+    towers = Towers(Spec(flat=6, tasks=2 * T, hidden=4), hidden=(5,)).double()
     towers.mlp.load_state_dict(heads.towers.state_dict())
     towers.linear.load_state_dict(heads.heads.state_dict())
     x = rows(scenarios=[2] * 5)
-    torch.testing.assert_close(heads(body(x), x), towers(body(x), x), atol=1e-12, rtol=0)
+    mine = towers(body(x), x)[:, 1::2]                  # of each task the named scenario's, behind that of no name
+    torch.testing.assert_close(heads(body(x), x), mine, atol=1e-12, rtol=0)
 
 
 def test_views_per_scenario_are_read_by_nobody_else():

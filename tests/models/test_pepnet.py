@@ -75,7 +75,7 @@ def test_with_silent_gates_it_is_plain_towers_bit_for_bit(position, views):
         towers.linear.load_state_dict(ppnet.head.state_dict())
     x = rows()
     h = torch.randn(6, views, 5, dtype=torch.float64)
-    each = h if position == "output" else h.repeat(1, 2, 1)             # a gated input is each task's own
+    each = h if position == "output" or views == 2 else h.repeat(1, 2, 1)      # a gated input is each task's own
     assert torch.equal(epnet(x).flat, x.flat) and torch.equal(ppnet(h, x), towers(each, x))
 
 

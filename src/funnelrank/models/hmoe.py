@@ -23,10 +23,11 @@ from funnelrank.nn.own import own, owner
 
 
 class ScenarioTowers(nn.Module):
-    """h [B, 1, H], [B, T, H] or, with views per scenario, [B, S', H] -> logits [B, T]; S' scenarios have a name.
+    """h [B, 1, H], [B, T, H] or, with views per scenario, [B, P, H] -> logits [B, T].
 
-    A row without a named scenario is nobody's own: it gets the mixture by the mean of all scenarios' weights, and
-    trains nothing but, with share=True, A.
+    There are P places: one for each scenario with a name, and place 0 for rows without one (nn/own.py), which train a
+    tower of their own and listen to all; nobody listens to place 0. Where train had no such rows, a row of an unseen
+    scenario gets about the mean of all scores.
 
     hidden    widths of a tower's layers
     share     one A for all scenarios, instead of one for each
@@ -39,35 +40,29 @@ class ScenarioTowers(nn.Module):
                  share: bool = False):
         super().__init__()
         refuse_without_scenarios(spec, "predict")
-        self.tasks, self.scenarios, self.share = spec.tasks, spec.known, share
+        self.tasks, self.places, self.share = spec.tasks, spec.known + 1, share
         self.per_scenario = spec.views_per == "scenario"
-        n = spec.tasks * spec.known
+        n = spec.tasks * self.places
         self.towers = MLP(spec.hidden, hidden, activation=activation, dropout=dropout, stack=n)
         self.heads = Linear(self.towers.out, 1, stack=n)
-        self.weights = Linear(spec.flat, spec.known, stack=None if share else spec.known)
+        self.weights = Linear(spec.flat, self.places, stack=None if share else self.places)
         with torch.no_grad():
             first = torch.empty(spec.tasks, 1)
             start_at_log_odds(first, spec)
-            self.heads.bias.copy_(first.repeat_interleave(spec.known, 0))
+            self.heads.bias.copy_(first.repeat_interleave(self.places, 0))
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
-        T, n = self.tasks, self.scenarios
+        T, n, place = self.tasks, self.places, owner(x.scenario).unsqueeze(1)    # [B, 1]
         if h.shape[1] == 1:
             each = h.squeeze(1)
         elif self.per_scenario:
-            each = h.repeat(1, T, 1)                                            # [B, T * S', H]
+            each = h.repeat(1, T, 1)                                            # [B, T * P, H]
         else:
             each = h.repeat_interleave(n, 1)
-        score = self.heads(self.towers(each)).squeeze(2).unflatten(1, (T, n))   # [B, T, S']
-        mine = torch.arange(n, device=h.device) == (x.scenario - 2).unsqueeze(1)    # [B, S']
-        score = torch.where(mine.unsqueeze(1), score, score.detach())
-        return (self._listens(x) * score).sum(2)                                # [B, T]
-
-    def _listens(self, x: Inputs) -> Tensor:
-        """W [B, 1, S'] of each row's scenario."""
-        weight = self.weights(x.flat).softmax(-1)
-        if self.share:
-            return weight.unsqueeze(1)
-        nobody = weight.detach().mean(1, keepdim=True)                          # whom a row without a name listens to
-        weight = torch.cat([nobody, weight], 1)
-        return own(weight, owner(x.scenario)).unsqueeze(1)
+        score = self.heads(self.towers(each)).squeeze(2).unflatten(1, (T, n))   # [B, T, P]
+        column = torch.arange(n, device=h.device)
+        score = torch.where((column == place).unsqueeze(1), score, score.detach())
+        heard = self.weights(x.flat)
+        heard = heard if self.share else own(heard, place.squeeze(1))           # [B, P]
+        heard = heard.masked_fill((column == 0) & (place > 0), float("-inf"))
+        return (heard.softmax(1).unsqueeze(1) * score).sum(2)                   # [B, T]

@@ -25,7 +25,8 @@ from funnelrank.nn.linear import MLP, Activation, Linear
 class MixtureOfExperts(nn.Module):
     """x.flat [B, W] -> [B, T, H], or [B, 1, H] with one gate for all (per="all"); H = hidden[-1].
 
-    per="scenario" has a gate for each of the S' scenarios with a name, and gives all of their views, [B, S', H].
+    per="scenario" has a gate for each scenario with a name, and one for the rest, place 0 (nn/own.py), and gives all
+    of their views, [B, P, H].
     """
 
     needs = Needs()
@@ -37,7 +38,7 @@ class MixtureOfExperts(nn.Module):
         if per == "scenario" and not spec.known:
             raise ConfigError("model.represent.per: scenario needs scenarios; set data.scenario to the column that "
                               "names them")
-        self.views = {"all": 1, "task": spec.tasks, "scenario": spec.known}[per]
+        self.views = {"all": 1, "task": spec.tasks, "scenario": spec.known + 1}[per]
         self.views_per = "scenario" if per == "scenario" else "task"
         self.experts = MLP(spec.flat, hidden, activation=activation, dropout=dropout, norm=norm, stack=experts)
         self.gates = Linear(spec.flat, experts, bias=False, stack=self.views)
