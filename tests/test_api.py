@@ -52,7 +52,7 @@ def run(log, tmp_path_factory):
 
 def test_a_run_leaves_what_it_says(run):
     assert {p.name for p in run.folder.iterdir()} == {"artefact", "checkpoints", "events.jsonl", "metrics.json",
-                                                      "report.html", "run.json"}
+                                                      "report.html", "run.json", "scores"}
     lines = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
     assert [e["event"] for e in lines][-1] == "done" and "progress" not in {e["event"] for e in lines}
     rows = json.loads((run.folder / "metrics.json").read_text())

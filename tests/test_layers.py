@@ -13,7 +13,7 @@ LAYERS = [
     ["errors"],
     ["settings", "schema", "document", "validate", "fill", "check", "config", "durable", "sealed"],
     ["batch", "inputs", "kernels"],
-    ["nn", "funnel"],
+    ["nn", "funnel", "calibration"],
     STRANGERS,
     ["ranker"],
     ["train", "evaluate", "artefact"],

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from funnelrank import cli
+from funnelrank import Ranker, cli
+from funnelrank.evaluate.kept import open_scores
 from funnelrank.simulate import simulate
 
 CONFIG = """
@@ -59,3 +62,37 @@ def test_what_cannot_be_done_is_one_sentence(shop, monkeypatch, capsys, words, s
     monkeypatch.chdir(shop)
     assert cli.main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_calibrators_ride_in_the_artefact(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    words = ["train", "shop.yaml", "--set", "train.out=runs/calibrated", "--set", "calibrate.method=platt"]
+    assert cli.main(words) == 0
+    events = [json.loads(line) for line in (shop / "runs/calibrated/events.jsonl").read_text().splitlines()]
+    (event,) = [e for e in events if e["event"] == "calibrate"]
+    assert event["method"] == "platt" and set(event["tasks"]) == {"click", "cart"}
+    ranker = Ranker.load(shop / "runs/calibrated")
+    assert (ranker.model.calibration.line[0] != torch.tensor([1.0, 1.0, 0.0])).any()
+    written = {(r["task"], r["scenario"], r["metric"]): r["value"] for r in ranker.rows if r["split"] == "test"}
+    for r in ranker.evaluate():                                    # scored by the artefact as by the run
+        if r["value"] is not None:
+            assert r["value"] == pytest.approx(written[r["task"], r["scenario"], r["metric"]], rel=1e-4)
+    served = ranker.predict("log/test.parquet")
+    scores = open_scores(shop / "runs/calibrated/scores").scores
+    np.testing.assert_allclose(np.log(served["click"].to_numpy()), scores.log_p[:, 0], atol=1e-4)
+
+    capsys.readouterr()
+    assert cli.main(["evaluate", "runs/calibrated", "--by", "scenario,user_id", "--out", "by.json"]) == 0
+    rows = json.loads((shop / "by.json").read_text())
+    assert [r["metric"] for r in rows if r["task"] == "click"][-2:] == ["field_ece:scenario", "field_ece:user_id"]
+    assert "field_ece" in capsys.readouterr().out
+    assert cli.main(["evaluate", "runs/calibrated", "--by", "scenaro"]) == 2
+    assert "column 'scenaro'" in (said := capsys.readouterr().err) and "did you mean 'scenario'" in said
+
+
+def test_calibrators_need_held_out_rows(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    assert cli.main(["train", "shop.yaml", "--set", "data.valid=null", "--set", "calibrate.method=beta",
+                     "--set", "train.out=runs/never"]) == 2
+    assert "calibrate.method: beta is fitted on valid" in capsys.readouterr().err
+    assert not (shop / "runs/never/checkpoints").exists()

@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as pictures
 from funnelrank.evaluate import table
+from funnelrank.evaluate.fields import field_rows
 from funnelrank.evaluate.kept import keep_scores
 from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
 from funnelrank.flow import (
     build,
     by_hand,
+    calibrate,
     encode,
     fit,
     freezes,
@@ -49,6 +51,7 @@ from funnelrank.flow import (
     prepare,
     silent,
     true_probabilities,
+    values_of,
 )
 from funnelrank.flow import replay as replay_step
 from funnelrank.ranker import RankingModel
@@ -112,6 +115,8 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             standing.fail(error.facts)
             record({"event": "failed", **error.facts})
             raise
+        if model.calibration:
+            calibrate(config, model, encoder, splits, record)
         rows, measured = [], {}
         for split in (s for s in ("valid", "test") if s in splits):
             rows += measure_split(config, model, encoder, splits[split], split,
@@ -267,17 +272,23 @@ class Ranker:
         self.about, self.rows = run.ranker.about, run.rows
         return self
 
-    def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent) -> list[dict[str, Any]]:
-        """Metrics of labelled rows (default: the config's split), as rows of metrics.json."""
+    def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent,
+                 by: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Metrics of labelled rows (default: the config's split), as rows of metrics.json.
+
+        `by`: columns of the rows; adds the field-wise calibration error of each, see evaluate/fields.py.
+        """
         source = self._source(rows, split)
         self._fitted().require(source, labels=True)
+        source.require(by, dict.fromkeys(by, "by"))
         load = lambda s: self._batches(s, labels=True, report=report)
         scores = score(self.model, self.config.schema, load(source), split)
         held = score(self.model, self.config.schema, load(freeze(source, self.config.schema)),
                      split) if freezes(self.config, source) else None
-        return measure(split, scores, self.config.settings.evaluate,
-                             self.encoder.layout.scenarios if self.config.schema.scenario else None,
-                             frozen=held, truth=true_probabilities(self.config, source))
+        found = measure(split, scores, self.config.settings.evaluate,
+                        self.encoder.layout.scenarios if self.config.schema.scenario else None,
+                        frozen=held, truth=true_probabilities(self.config, source))
+        return found + [r for c in by for r in field_rows(split, scores, c, *values_of(source, c))]
 
     def predict(self, rows: Any, keep: list[str] | tuple[str, ...] = ()) -> pa.Table:
         """A table with a column per task, `child|parent` for steps given the one before, and the columns of `keep`."""
@@ -301,7 +312,7 @@ class Ranker:
             raw = source.read(unit, columns)
             encoded = self.encoder.encode(raw, source.where(unit), labels=False)
             parts = [self._served(said) for _, said in predict_batches(
-                self.model, self.config.schema, self._packed(encoded), corrected=True)]
+                self.model, self._packed(encoded), corrected=True)]
             columns_out = {name: pa.array(np.concatenate([p[name] for p in parts])) if parts
                            else pa.array([], pa.float32()) for name in self.outputs()}
             done += len(raw)
@@ -409,9 +420,9 @@ class Ranker:
 
 
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,
-             report: Report = silent) -> list[dict[str, Any]]:
-    """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given."""
-    found = Ranker.load(artefact).evaluate(rows, split, report)
+             by: Sequence[str] = (), report: Report = silent) -> list[dict[str, Any]]:
+    """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given. `by` as in Ranker."""
+    found = Ranker.load(artefact).evaluate(rows, split, report, by)
     if out is not None:
         write_text(Path(out), table.to_json(found))
     return found

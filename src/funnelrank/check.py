@@ -23,7 +23,8 @@ METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
     return [*_calibrator(settings, schema), *_slots(settings, schema), *_needs(settings, schema, shipped),
-            *_early_stopping(settings, schema), *_task_names(settings, schema)]
+            *_early_stopping(settings, schema), *_task_names(settings, schema),
+            *_calibrate(settings, schema)]
 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
@@ -125,6 +126,12 @@ def _task_names(settings: Settings, schema: Schema) -> Iterator[str]:
                "first step of a funnel")
     if all(t.weight == 0 for t in schema.tasks):
         yield f"tasks.{schema.tasks[0].name}.weight: every task has weight 0, so nothing would be learnt"
+
+
+def _calibrate(settings: Settings, schema: Schema) -> Iterator[str]:
+    method = settings.calibrate.method
+    if method != "none" and all(t.kind != "binary" for t in schema.tasks):
+        yield f"calibrate.method: {method} is for binary tasks, and there is none; set it to none"
 
 
 # ---- notes

@@ -197,13 +197,14 @@ def reproduce(artefact: Path, /, *, out: Path | None = None) -> None:
 
 @app.command
 def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
-             out: Path | None = None) -> None:
+             by: Words = None, out: Path | None = None) -> None:
     """Measure a trained model on labelled rows.
 
     Prints ranking and calibration of each task, over all rows and in each scenario. For example:
 
       funnelrank evaluate runs/demo
       funnelrank evaluate runs/demo --rows data/october.parquet --out october.json
+      funnelrank evaluate runs/demo --by country,hour
 
     Parameters
     ----------
@@ -213,13 +214,18 @@ def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
         Files, folders, globs or URLs with labels, instead of those that the config names.
     split
         Which of the config's splits to read: test, valid or train. With --rows: what to call the rows.
+    by
+        Columns of the rows, separated by commas: is the model calibrated within each of their values?
     out
         Also write the metrics here, in the form of metrics.json.
     """
     from funnelrank import api
     with _Console() as console:
-        found = api.evaluate(artefact, _given(rows), split=split, out=out, report=console.watch)
-    _table(found, split)
+        found = api.evaluate(artefact, _given(rows), split=split, out=out, by=_split(by), report=console.watch)
+    _table([row for row in found if "values" not in row], split)
+    if by:
+        from funnelrank.evaluate.fields import show_fields
+        _print(show_fields([row for row in found if "values" in row]), texts=("task", "column", "value"))
 
 
 @app.command

@@ -31,9 +31,10 @@ from funnelrank.data.loader import Loader
 from funnelrank.data.parse import numbers, one_chunk
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
-from funnelrank.errors import ConfigError
+from funnelrank.errors import ConfigError, DataError
 from funnelrank.evaluate import table
-from funnelrank.evaluate.measure import measure, reliability
+from funnelrank.evaluate.calibrate import described, fit_calibration, sampling_weights
+from funnelrank.evaluate.measure import NULL, measure, reliability
 from funnelrank.evaluate.score import score
 from funnelrank.kernels import keep_freed_memory
 from funnelrank.ranker import RankingModel
@@ -188,6 +189,9 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
     judge = None
+    if "valid" not in splits and model.calibration:
+        raise ConfigError(f"calibrate.method: {config.settings.calibrate.method} is fitted on valid, and there are no "
+                          "such rows; name data.valid, or set it to none")
     if "valid" in splits:
         # a metric that does not exist is found before an hour is spent, not after
         metric = settings.early_stopping.metric
@@ -206,6 +210,19 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
                       judge=judge, profile=Profile(model) if profile else None)
     rows = config.settings.embedding
     return trainer, loader, RowUpdates(model.embedding, rows.optimiser, {"crosses": rows.crosses})
+
+
+def calibrate(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit],
+              report: Report = silent) -> None:
+    """Fit the calibrators of a trained model on valid. They stay in it; does nothing with calibrate.method: none."""
+    said = config.settings.calibrate
+    if model.calibration is None:
+        return
+    loader = Loader(splits["valid"], encoder.layout, config.settings.evaluate.batch_size, shuffle=False, seed=0)
+    scores = score(model, config.schema, loader.epoch(0), "valid", corrected=True)
+    weight = sampling_weights(config.schema, "valid", scores.labels)
+    found = fit_calibration(model.calibration, scores, said.method, said.by == "scenario", weight)
+    report({"event": "calibrate", "method": said.method, "tasks": described(found)})
 
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
@@ -234,6 +251,18 @@ def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:
     whole = pa.concat_tables(parts)
     return {t: numbers(one_chunk(whole[c]), f"{source.name}: column '{c}' (evaluate.truth.{t})")
             for t, c in columns.items()}
+
+
+def values_of(source: Source, column: str) -> tuple[np.ndarray, list[str]]:
+    """A column of any simple kind as codes [n] and the values' texts; nulls are the value `(null)`."""
+    parts = [source.read(unit, [column])[column] for unit in source.units]
+    whole = one_chunk(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
+    if pa.types.is_nested(whole.type):
+        raise DataError(f"{source.name}: column '{column}' holds lists; rows are put together by a column of single "
+                        "values")
+    coded = (whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole).dictionary_encode()
+    names = [str(v) for v in coded.dictionary.to_pylist()] + [NULL]
+    return coded.indices.fill_null(len(names) - 1).to_numpy(zero_copy_only=False).astype(np.int64), names
 
 
 def progress(report: Report, stage: str, source: Source) -> Callable[[int], None]:

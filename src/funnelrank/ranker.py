@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from funnelrank.batch import Batch, Layout
+from funnelrank.calibration import Calibration
 from funnelrank.embedding.tables import Embedding
-from funnelrank.funnel import Funnel, Prediction
+from funnelrank.funnel import Funnel, Prediction, undo_down_sampling
 from funnelrank.inputs import Relation, Spec
 from funnelrank.models.slots import Slots
 from funnelrank.schema import Schema
@@ -47,6 +48,22 @@ class RankingModel(nn.Module):
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
             log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks)))))
+
+        method, kept = settings.calibrate.method, schema.negatives_kept
+        self.calibration = None if method == "none" else Calibration(
+            schema.parents, kinds, schema.reading, len(layout.scenarios) + 2, method)
+        self.kept = (self.tasks.index(kept.task), kept.rate) if kept else None
+
+    def served(self, batch: Batch, corrected: bool = True) -> Prediction:
+        """What is served: down-sampling undone, then calibrated. `corrected=False`: as where negatives are sampled."""
+        said = self(batch)
+        if self.kept and (corrected or self.calibration):
+            said = undo_down_sampling(said, self.funnel, *self.kept)
+        if self.calibration:
+            said = self.calibration(said, batch.scenario)
+            if self.kept and not corrected:
+                said = undo_down_sampling(said, self.funnel, self.kept[0], 1 / self.kept[1])
+        return said
 
     def forward(self, batch: Batch) -> Prediction:
         return self.funnel(self.slots(self.embedding(batch)))

@@ -52,6 +52,9 @@ A paper by name, or five slots of parts. `model: aitm` is short for `model: {nam
 key alone (`represent: {hidden: [64]}`); another `name` swaps the part (`predict: towers`). Without this section the
 model is AITM.""",
     "train": "The run.",
+    "calibrate": """\
+What is done to probabilities after training, fitted on valid and shipped in the artefact. See
+[calibration.md](calibration.md).""",
     "evaluate": "What is measured at the end, and how. See [metrics.md](metrics.md)."}
 
 EXAMPLES = {

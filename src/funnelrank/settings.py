@@ -6,6 +6,7 @@
     embedding  how wide each id space is, and how its rows learn
     model      a paper by name, or its five slots (the parts' own constructors define the keys; see models/)
     train      the run
+    calibrate  what is done to probabilities after training
     evaluate   the numbers at the end
 
 These classes are the only definition of a setting; the JSON Schema, the reference page and every error are made
@@ -456,6 +457,17 @@ class Evaluate(Section):
     """Draws of the bootstrap behind the intervals of metrics that are no AUC."""
 
 
+# ---- calibrate
+
+class Calibrate(Section):
+    """What is done to probabilities after training, fitted on valid and shipped in the artefact."""
+
+    method: Literal["none", "platt", "isotonic", "beta"] = "none"
+    """platt: a line on the log-odds. beta: one more slope. isotonic: a broken line, for thousands of positives."""
+    by: Literal["scenario", "all"] = "scenario"
+    """scenario: each scenario also gets a line of its own, as far as scenarios differ by more than chance."""
+
+
 # ---- all
 
 class Features(Section):
@@ -484,4 +496,5 @@ class Settings(Section):
     model: dict[str, Any] = {"name": "aitm"}
     """`name` of a paper and its slots; checked against the parts' constructors."""
     train: Train = Train()
+    calibrate: Calibrate = Calibrate()
     evaluate: Evaluate = Evaluate()

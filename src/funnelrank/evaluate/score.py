@@ -9,35 +9,32 @@ import torch
 
 from funnelrank.batch import Batch
 from funnelrank.evaluate.measure import Scores
-from funnelrank.funnel import Prediction, undo_down_sampling
+from funnelrank.funnel import Prediction
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema
 
 
 @torch.inference_mode()
-def predict_batches(model: RankingModel, schema: Schema, batches: Iterable[Batch], *,
+def predict_batches(model: RankingModel, batches: Iterable[Batch], *,
                     corrected: bool) -> Iterable[tuple[Batch, Prediction]]:
-    """Each batch with what the model says of it. `corrected`: undo declared negative down-sampling."""
+    """Each batch with what is served of it; `corrected` as in RankingModel.served."""
     model.eval()
-    kept = schema.negatives_kept
     device = model.funnel.loc.device
     for batch in batches:
-        said = model(batch.to(device))
-        if corrected and kept:
-            said = undo_down_sampling(said, model.funnel, schema.task_names.index(kept.task), kept.rate)
-        yield batch, said
+        yield batch, model.served(batch.to(device), corrected)
 
 
-def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: str) -> Scores:
-    """What the model says of a whole split, beside what happened.
+def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: str, *,
+          corrected: bool = False) -> Scores:
+    """What the model says of a whole split, beside what happened: as it is served.
 
-    Probabilities are corrected for negative down-sampling where the split itself was not sampled.
+    Where the split's own negatives were sampled, probabilities are those of sampled rows, unless `corrected`.
     """
     kept = schema.negatives_kept
+    corrected = corrected or kept is None or split not in kept.splits
     columns: dict[str, list[np.ndarray]] = {
         k: [] for k in ("log_p", "log_not_p", "mean", "given", "labels", "scenario", "user")}
-    for batch, said in predict_batches(model, schema, batches,
-                                       corrected=kept is not None and split not in kept.splits):
+    for batch, said in predict_batches(model, batches, corrected=corrected):
         for name, tensor in (("log_p", said.log_p), ("log_not_p", said.log_not_p), ("mean", said.mean),
                              ("given", said.given), ("labels", batch.labels), ("scenario", batch.scenario),
                              ("user", batch.user)):
