@@ -53,15 +53,15 @@ class Funnel(nn.Module):
 
     def forward(self, logits: Tensor) -> Prediction:
         """logits [B, T] -> Prediction."""
+        sure, sure_not = F.logsigmoid(logits).unbind(1), F.logsigmoid(-logits).unbind(1)
         log_p: list[Tensor] = []
         log_not_p: list[Tensor] = []
         mean: list[Tensor] = []
         given: list[Tensor] = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
-            z = logits[:, t]
             conditional = self.reading == "conditional" and parent is not None
             if kind == "binary":
-                lp, lq = F.logsigmoid(z), F.logsigmoid(-z)
+                lp, lq = sure[t], sure_not[t]
                 if conditional:
                     # log p_a + log s(z);  1 - p_a s(z) = (1 - p_a) + p_a s(-z)
                     lq = torch.logaddexp(log_not_p[parent], log_p[parent] + lq)
@@ -71,6 +71,7 @@ class Funnel(nn.Module):
                 mean.append(lp.exp())
                 given.append((lp - log_p[parent]).exp().clamp(max=1) if parent is not None else mean[-1])
             else:
+                z = logits[:, t]
                 value = z.exp() if kind == "count" else self.loc[t] + self.scale[t] * z
                 whole = value * log_p[parent].exp() if conditional else value
                 log_p.append(torch.zeros_like(z))

@@ -30,5 +30,5 @@ def calibrator(said: Prediction, parents: Sequence[int | None], kinds: Sequence[
     edges = [(t, p) for t, p in enumerate(parents) if p is not None and kinds[t] == "binary"]
     if not edges:
         return said.mean.new_zeros(())
-    child, parent = zip(*edges)
-    return (said.mean[:, list(child)] - said.mean[:, list(parent)]).clamp(min=0).sum(1).mean()
+    p = said.mean.unbind(1)
+    return sum((p[t] - p[parent]).clamp(min=0).mean() for t, parent in edges)

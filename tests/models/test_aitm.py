@@ -54,21 +54,21 @@ def test_first_step_is_its_own_tower(variant):
 
 
 def swapped(part, u):
-    return part.attention["all"](u.flip(1))
+    return part.attention["all"](u.flip(1).unbind(1))
 
 
 def test_self_gate_does_not_care_which_input_is_which_and_cross_does():
     u = torch.randn(6, 2, H)
     gate, cross = transfer(), transfer(variant="cross")
-    torch.testing.assert_close(gate.attention["all"](u), swapped(gate, u))
-    assert not torch.allclose(cross.attention["all"](u), swapped(cross, u), atol=1e-3)
+    torch.testing.assert_close(gate.attention["all"](u.unbind(1)), swapped(gate, u))
+    assert not torch.allclose(cross.attention["all"](u.unbind(1)), swapped(cross, u), atol=1e-3)
 
 
 def test_transfer_of_q_and_q_is_h1_of_q():
     part = transfer()
     q = torch.randn(6, H)
     attend = part.attention["all"]
-    torch.testing.assert_close(attend(torch.stack([q, q], 1)), attend.h1(q))
+    torch.testing.assert_close(attend([q, q]), attend.h1(q))
 
 
 @pytest.mark.parametrize("silent", ["h2", "h3"])
@@ -76,7 +76,7 @@ def test_without_h2_or_h3_both_inputs_weigh_half(silent):
     attend = transfer().attention["all"]
     torch.nn.init.zeros_(getattr(attend, silent).weight)
     u = torch.randn(6, 2, H)
-    torch.testing.assert_close(attend(u), attend.h1(u).mean(1))
+    torch.testing.assert_close(attend(u.unbind(1)), attend.h1(u).mean(1))
 
 
 def test_own_keys_with_tied_keys_is_cross_without_its_projection():
@@ -92,7 +92,7 @@ def test_own_keys_with_tied_keys_is_cross_without_its_projection():
         other.project.weight.copy_(torch.eye(H))
         other.project.bias.zero_()
     u = torch.randn(6, 2, H)
-    torch.testing.assert_close(attend(u), other(u))
+    torch.testing.assert_close(attend(u.unbind(1)), other(u.unbind(1)))
 
 
 def test_heads_attend_by_themselves():
@@ -107,7 +107,7 @@ def test_heads_attend_by_themselves():
         h1, h2, h3 = (u @ m.weight[rows].T for m in (attend.h1, attend.h2, attend.h3))
         w = ((h2 * h3).sum(-1) / math.sqrt(half)).softmax(1)
         expected.append((w.unsqueeze(-1) * h1).sum(1))
-    torch.testing.assert_close(attend(u), torch.cat(expected, 1))
+    torch.testing.assert_close(attend(u.unbind(1)), torch.cat(expected, 1))
 
 
 def test_earlier_steps_do_not_feel_later_towers():

@@ -94,12 +94,12 @@ class InformationTransfer(nn.Module):
             passed = [self.gates[f"{s}_{t}"](source[s].detach() if self.stop_gradient else source[s])
                       for s in parents]
             attend = self.attention["all"] if "all" in self.attention else self.attention[str(t)]
-            z.append(attend(torch.stack([*passed, q[t]], 1)))           # the task itself stands last
+            z.append(attend([*passed, q[t]]))                           # the task itself stands last
         return torch.stack(z, 1)                                        # [B, T, H]
 
 
 class _Attention(nn.Module):
-    """u [B, U, H], the task's own tower last -> z [B, H]."""
+    """U candidates [B, H], the task's own tower last -> z [B, H]."""
 
     def __init__(self, variant: str, H: int, heads: int, inputs: int):
         super().__init__()
@@ -111,9 +111,10 @@ class _Attention(nn.Module):
         self.h3 = Linear(H, H, bias=biased, stack=stack)
         self.project = Linear(H, H) if variant == "cross" else None
 
-    def forward(self, u: Tensor) -> Tensor:
+    def forward(self, candidates: Sequence[Tensor]) -> Tensor:
         if self.variant == "self_gate" and self.heads == 1:
-            return self._one_head(u)
+            return self._one_head(torch.stack(tuple(candidates)))
+        u = torch.stack(tuple(candidates), 1)                           # [B, U, H]
         split = lambda a: a.unflatten(-1, (self.heads, self.k))         # [..., H] -> [..., heads, k]
         if self.variant == "self_gate":
             value, query, key = split(self.h1(u)), split(self.h2(u)), split(self.h3(u))
@@ -124,7 +125,7 @@ class _Attention(nn.Module):
         return z if self.project is None else self.project(z)
 
     def _one_head(self, u: Tensor) -> Tensor:
-        """self_gate in fewer products: <W2 u, W3 u> = u' (W2' W3) u, and sum_u w_u W1 u = W1 sum_u w_u u."""
-        asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)     # (W2' W3) u
-        weight = ((asked * u).sum(2) / math.sqrt(self.k)).softmax(1)                           # [B, U]
-        return self.h1((weight.unsqueeze(2) * u).sum(1))                                       # [B, H]
+        """self_gate in fewer products, u [U, B, H]: <W2 u, W3 u> = u' (W2' W3) u, sum_u w_u W1 u = W1 sum_u w_u u."""
+        asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)
+        weight = ((asked * u).sum(2) / math.sqrt(self.k)).softmax(0)    # [U, B]
+        return self.h1((weight.unsqueeze(2) * u).sum(0))                # [B, H]

@@ -17,6 +17,8 @@ Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "l
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
                                            "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU, "linear": nn.Identity}
 
+SMALL = 2048       # numbers of n weights together, up to which they are computed as one
+
 
 class Linear(nn.Module):
     """y = x W^T + b, or n of them side by side.
@@ -49,11 +51,22 @@ class Linear(nn.Module):
             return affine(x, self.weight, self.bias)
         if x.dim() == 2:
             return affine(x, *self.wide()).view(-1, self.stack, self.out)
+        if self.is_small:
+            return affine(x.flatten(1), *self.block()).view(-1, self.stack, self.out)
         return torch.stack([affine(u, *self.one(i)) for i, u in enumerate(x.unbind(1))], 1)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether one product with a matrix that is mostly zeros takes less time than n small ones."""
+        return self.stack * self.width * self.out <= SMALL
 
     def wide(self) -> tuple[Tensor, Tensor | None]:
         """All n as one layer [n * out, in], for an input that they share; without a stack, the layer itself."""
         return self.weight.flatten(0, -2), None if self.bias is None else self.bias.flatten()
+
+    def block(self) -> tuple[Tensor, Tensor | None]:
+        """All n as one layer [n * out, n * in] of zeros but for the blocks on its diagonal, for inputs side by side."""
+        return torch.block_diag(*self.weight.unbind(0)), None if self.bias is None else self.bias.flatten()
 
     def one(self, i: int) -> tuple[Tensor, Tensor | None]:
         """Layer i alone."""
@@ -87,33 +100,35 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.stack is None:
             for layer in self.layers:
-                x = _layer(layer, x)
+                x = _layer(layer, x, layer["linear"].wide())
             return x
-        if x.dim() == 3:
-            xs = list(x.unbind(1))
-        elif not self.layers:
+        if x.dim() == 2 and not self.layers:
             return x.unsqueeze(1).expand(-1, self.stack, -1)
-        else:                                        # the first layers in one product, as they share their input
-            wide = _layer(self.layers[0], x)
-            xs = [part.contiguous() for part in wide.chunk(self.stack, 1)]
-        for layer in self.layers[1 if x.dim() == 2 else 0:]:
-            xs = [_layer(layer, u, i) for i, u in enumerate(xs)]
-        return torch.stack(xs, 1)
+        h: Tensor | list[Tensor] = x.flatten(1)      # n side by side [B, n * H], or apart: n of [B, H]
+        for k, layer in enumerate(self.layers):
+            linear = layer["linear"]
+            if k == 0 and x.dim() == 2:              # they share their input
+                h = _layer(layer, x, linear.wide())
+            elif linear.is_small:
+                h = _layer(layer, h if isinstance(h, Tensor) else torch.cat(h, 1), linear.block())
+            else:
+                h = h if isinstance(h, list) else [part.contiguous() for part in h.chunk(self.stack, 1)]
+                h = [_layer(layer, u, linear.one(i), i) for i, u in enumerate(h)]
+        return h.unflatten(1, (self.stack, -1)) if isinstance(h, Tensor) else torch.stack(h, 1)
 
 
-def _layer(layer: nn.ModuleDict, x: Tensor, i: int | None = None) -> Tensor:
+def _layer(layer: nn.ModuleDict, x: Tensor, linear: tuple[Tensor, Tensor | None], i: int | None = None) -> Tensor:
     """One layer of an MLP, x [B, in] -> [B, out]; of a stack all n side by side [B, n * out], or layer i alone.
 
     A ReLU is done where the product or the norm before it is; batch norm at evaluation is folded into the product.
     """
-    linear, relu = layer["linear"], isinstance(layer["activation"], nn.ReLU)
-    weight, bias = linear.wide() if i is None else linear.one(i)
+    relu = isinstance(layer["activation"], nn.ReLU)
     if "norm" not in layer:
-        x = affine(x, weight, bias, relu)
+        x = affine(x, *linear, relu)
     elif layer["norm"].folds():
-        x = affine(x, *layer["norm"].fold(weight, bias, i), relu)
+        x = affine(x, *layer["norm"].fold(*linear, i), relu)
     else:
-        x = layer["norm"](affine(x, weight, bias), i, relu)
+        x = layer["norm"](affine(x, *linear), i, relu)
     if not relu:
         x = layer["activation"](x, i) if isinstance(layer["activation"], Dice) else layer["activation"](x)
     return layer["dropout"](x) if "dropout" in layer else x

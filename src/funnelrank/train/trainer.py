@@ -6,6 +6,7 @@ checkpoint: step, epoch, the loader's position, optimisers, averages, patience, 
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ class Trainer:
         else:
             discard_checkpoints(self.folder)
         self._last_log, self._last_save = (time.perf_counter(), self.rows), time.monotonic()
-        with held_signals() as self.asked, self.profile or nullcontext():
+        with held_signals() as self.asked, self.profile or nullcontext(), _older_garbage_left_alone():
             first = self.epoch
             for self.epoch in range(first, epochs):
                 if not self._spent:
@@ -437,3 +438,13 @@ class Trainer:
             raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be of step {self.best_step}, and is of "
                                 f"{state['step']}; begin anew with --fresh")
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
+
+
+@contextmanager
+def _older_garbage_left_alone() -> Iterator[None]:
+    """Python's collector runs every few steps; it need not walk each time over all that was there before."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
