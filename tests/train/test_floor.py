@@ -33,11 +33,12 @@ def test_bytes_by_hand(engine):
     m = model(config(embedding={"width": 4, "engine": engine}, model={"name": "lr", "side": ["lr"]}))
     b, of = batch(rows=12), layout()
     values = {f: b.bags(k)[0].tolist() for k, f in enumerate(of.lists)}
-    looked_up = 3 * 12 + len(b.values)
+    looked_up = b.ids.numel() + len(b.values)
     distinct = len({(of.space[f], int(v)) for i, f in enumerate(of.ids) for v in b.ids[:, i]}
                    | {(of.space[f], v) for f, vs in values.items() for v in vs})
     updates = RowUpdates(m.embedding, RowOptimiser(name="rowwise_adagrad"))
-    expected = sum(4 * width * (looked_up + 2 * 5 * 12) + 2 * distinct * 4 * (width + 1) for width in (4, 3))
+    moved = looked_up + 2 * (len(of.ids) + 2) * 12
+    expected = sum(4 * width * moved + 2 * distinct * 4 * (width + 1) for width in (4, 3))
     assert row_bytes(m.embedding, b, updates) == expected
     average = Average(m, m.embedding, 0.9)
     assert row_bytes(m.embedding, b, updates, average) == expected + sum(2 * distinct * (4 * w + 8) for w in (4, 3))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -18,6 +19,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
                                            "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU, "linear": nn.Identity}
 
 SMALL = 2048       # numbers of n weights together, up to which they are computed as one
+_blocks = True
+
+
+@contextmanager
+def without_blocks() -> Iterator[None]:
+    """Within it no zeros are multiplied for speed: what is computed is what n layers have to compute."""
+    global _blocks
+    before, _blocks = _blocks, False
+    try:
+        yield
+    finally:
+        _blocks = before
 
 
 class Linear(nn.Module):
@@ -58,7 +71,7 @@ class Linear(nn.Module):
     @property
     def is_small(self) -> bool:
         """Whether one product with a matrix that is mostly zeros takes less time than n small ones."""
-        return self.stack * self.width * self.out <= SMALL
+        return _blocks and self.stack * self.width * self.out <= SMALL
 
     def wide(self) -> tuple[Tensor, Tensor | None]:
         """All n as one layer [n * out, in], for an input that they share; without a stack, the layer itself."""

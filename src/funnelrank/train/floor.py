@@ -2,7 +2,7 @@
 
     floor = 2 multiply_adds / FLOP_per_second + bytes / bytes_per_second
 
-    multiply_adds   of every matrix product in a step of the network, forward and backward, counted as they run
+    multiply_adds   of every matrix product that a step of the network needs, forward and backward, counted as they run
     bytes           looked-up rows read; what the lookup writes; its gradient read; and for each distinct row its
                     weight, optimiser state and average read and written
     rates           the best that this machine shows on the network's own shapes, and on copies larger than its caches
@@ -28,6 +28,7 @@ from funnelrank.batch import Batch
 from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import History, Inputs
 from funnelrank.nn.affine import affine
+from funnelrank.nn.linear import without_blocks
 from funnelrank.ranker import RankingModel
 from funnelrank.train.optim import Average, RowUpdates
 
@@ -83,7 +84,7 @@ def products(model: RankingModel, batch: Batch) -> list[Product]:
         with torch.no_grad():
             x = model.embedding(batch)
         x = _leaves(x)
-        with _Products() as seen:
+        with without_blocks(), _Products() as seen:
             slots(x).sum().backward()
     return seen.found
 
