@@ -29,7 +29,7 @@ class Plan:
     """A warm-up and then `windows` windows of about `seconds` CPU seconds a side."""
 
     windows: int = 4
-    seconds: float = 8.0
+    seconds: float = 5.0
 
 
 class Failed(Exception):
