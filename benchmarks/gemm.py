@@ -2,8 +2,8 @@
 
     python benchmarks/gemm.py [--rows 4096] [--shapes 424x512 424x64 ...]
 
-One thread; forward x W^T + b, gradient of the input g W, gradient of the weight g^T x. Each shape's ways take turns;
-prints the best and the median GFLOP per CPU second.
+One thread; forward x W^T + b, gradient of the input g W, gradient of the weight g^T x; and x W^T in bfloat16, its
+operands converted beforehand. Each shape's ways take turns; prints the best and the median GFLOP per CPU second.
 """
 
 import argparse
@@ -18,8 +18,10 @@ WINDOWS, CALLS = 15, 5
 
 def ways(rows: int, width: int, out: int) -> dict[str, object]:
     x, w, g, b = torch.randn(rows, width), torch.randn(out, width), torch.randn(rows, out), torch.randn(out)
+    x16, w16, b16 = x.bfloat16(), w.bfloat16(), b.bfloat16()
     return {"x W^T mkl": lambda: torch.addmm(b, x, w.t()),
             "x W^T onednn": lambda: product(x, w, b, "none", [], None),
+            "x W^T bf16": lambda: torch.addmm(b16, x16, w16.t()),
             "g W mkl": lambda: g.mm(w),
             "g W onednn": lambda: product(g, w.t().contiguous(), None, "none", [], None),
             "g^T x mkl": lambda: g.t().mm(x),

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import funnelrank
 from funnelrank import ArtefactError, ConfigError, DataError, Ranker, api
@@ -57,6 +58,19 @@ def test_a_run_leaves_what_it_says(run):
     assert [e["event"] for e in lines][-1] == "done" and "progress" not in {e["event"] for e in lines}
     rows = json.loads((run.folder / "metrics.json").read_text())
     assert rows == json.loads(table.to_json(run.rows)) and {r["split"] for r in rows} == {"valid", "test"}
+
+
+def test_a_compiled_network_learns_the_same(run, log, tmp_path, monkeypatch):
+    asked, compile = [], torch.nn.Module.compile          # without inductor, whose first step takes a minute
+
+    def plainly(module):
+        asked.append(module)
+        compile(module, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", plainly)
+    done = api.train(config(log, tmp_path / "compiled", "train.compile=true"))
+    assert asked == [done.ranker.model.slots]
+    auc = [[r["value"] for r in of.rows if r["metric"] == "auc" and r["scenario"] is None] for of in (done, run)]
+    np.testing.assert_allclose(*np.array(auc, float), atol=2e-3)
 
 
 def test_metrics_have_every_task_and_scenario_and_no_silent_null(run):

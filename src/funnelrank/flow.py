@@ -188,6 +188,8 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
+    if settings.compile:
+        model.slots.compile()
     judge = None
     if "valid" not in splits and model.calibration:
         raise ConfigError(f"calibrate.method: {config.settings.calibrate.method} is fitted on valid, and there are no "

@@ -423,6 +423,9 @@ class Train(Section):
     threads: int | None = Field(None, ge=1, le=4096)
     """Default: torch's own choice."""
     device: str = "cpu"
+    compile: bool = False
+    """Have torch.compile generate code for the network: some steps are faster, the first takes a minute or more; what
+    it gained is measured in docs/speed.md."""
     tensorboard: bool = False
 
     @model_validator(mode="after")
