@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from funnelrank.evaluate import metrics
-from funnelrank.evaluate.metrics import Undefined
+from funnelrank.evaluate.metrics import Ranking, Undefined
 
 ANY_FLOAT = st.floats(width=32, allow_nan=False)
 FEW = st.sampled_from([-np.inf, -2.0, -1e-40, -0.0, 0.0, 1e-40, 1.0, np.inf])
@@ -307,3 +307,16 @@ def test_labels_other_than_zero_and_one_are_refused(bad):
 def test_no_rows_define_nothing(metric):
     with pytest.raises(Undefined, match="no rows"):
         metric(np.array([]), np.array([]))
+
+
+@pytest.mark.parametrize("sign", [1, -1, 0])
+def test_parts_merge_into_the_ranking_of_all_rows(sign):
+    rng = np.random.default_rng(5)
+    score = rng.normal(size=9000).round(2).astype(np.float32)              # with ties, across parts too
+    score = np.abs(score) * sign if sign else score
+    label = rng.random(9000) < 0.2
+    whole = Ranking(score, label)
+    parts = [Ranking(score[at], label[at]) for at in np.array_split(rng.permutation(9000), 7)]
+    found = Ranking.merged(parts)
+    assert found.auc() == whole.auc() and found.pr_auc() == whole.pr_auc() and (found.keys == whole.keys).all()
+    assert Ranking.merged(parts[:1]).auc() == parts[0].auc()

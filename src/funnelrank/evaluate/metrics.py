@@ -9,7 +9,9 @@ tie where their logs still differ. Labels are 0 and 1. A metric that its rows ca
 and never returns NaN.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,8 +80,19 @@ class Ranking:
 
     def __init__(self, score: np.ndarray, label: np.ndarray):
         y = positive(label)
-        self.rows, self.positives = len(y), int(np.count_nonzero(y))
-        bits, self.lowest = ordered_bits(score)
+        self._sort(*ordered_bits(score), y)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Ranking]) -> Ranking:
+        """Of all rows of `parts`, as batches or processes have ranked them: exactly as if ranked at once."""
+        lowest = min(part.lowest for part in parts)
+        whole = cls.__new__(cls)
+        whole._sort(np.concatenate([(p.keys >> 1).astype(np.uint32) + (p.lowest - lowest) for p in parts]), lowest,
+                    np.concatenate([(p.keys & 1).astype(bool) for p in parts]))
+        return whole
+
+    def _sort(self, bits: np.ndarray, lowest: np.uint32, y: np.ndarray) -> None:
+        self.rows, self.positives, self.lowest = len(y), int(np.count_nonzero(y)), lowest
         # 31 bits hold all floats of one sign, as log p and p are: half the bytes, so a faster sort
         self.keys = bits.astype(np.uint32 if int(bits.max()) < 2**31 else np.uint64) << 1
         self.keys |= y
