@@ -17,9 +17,9 @@ LAYERS = [
     STRANGERS,
     ["ranker"],
     ["train", "evaluate", "artefact"],
-    ["start"],
+    ["start", "continued"],
     ["flow"],
-    ["describe", "api", "runs", "simulate", "schema_file", "reference"],
+    ["describe", "api", "again", "runs", "simulate", "schema_file", "reference"],
     ["cli"],
     ["", "__main__"],
 ]

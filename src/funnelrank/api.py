@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from funnelrank.artefact import load_tensors, open_artefact, save_tensors, under
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump
 from funnelrank.config import load as load_config
+from funnelrank.continued import Before, open_before
+from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.loader import pack
@@ -53,13 +53,13 @@ from funnelrank.flow import (
     true_probabilities,
     values_of,
 )
-from funnelrank.flow import replay as replay_step
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, TaskColumn, who_reads
-from funnelrank.sealed import refuse_strangers
+from funnelrank.sealed import read_json, refuse_strangers, to_json
+from funnelrank.train.checkpoint import tensors_hash
 from funnelrank.train.events import Event, Recorder, Report
-from funnelrank.train.health import Look, NotFinite
-from funnelrank.train.standing import Standing, differences, read_record
+from funnelrank.train.health import NotFinite
+from funnelrank.train.standing import Standing
 from funnelrank.train.trainer import Trained
 
 
@@ -75,42 +75,49 @@ class Run:
 
 
 def train(config: Config, *, report: Report = silent, fresh: bool = False, profile: bool = False,
-          **given: Any) -> Run:
+          continue_from: str | Path | None = None, anew: Collection[str] = (), **given: Any) -> Run:
     """All steps, into the run's folder: artefact/, metrics.json, report.html, events.jsonl, run.json, checkpoints/.
 
     A run of the same config and data that did not finish is gone on with from its last checkpoint; one that did is
-    returned as it is, if the same code made it. `fresh` begins anew in either case. `profile` reports where a step's
-    time goes. Raises ConfigError where another
-    process trains into the folder, or where it holds an unfinished run of another config or data.
+    returned as it is, if the same code made it.
+
+    fresh           begin anew in either case
+    profile         report where a step's time goes
+    continue_from   another run, whose vocabularies grow and whose weights and optimisers go on; see docs/growing.md
+    anew            features, tasks, slots of the model, or 'optimiser', that start anew all the same
+
+    Raises ConfigError where another process trains into the folder, where it holds an unfinished run of another config,
+    data or predecessor, and for what can neither be carried from the predecessor nor be new.
     """
     clock = time.perf_counter()
-    folder = Path(config.settings.train.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"train.out: {folder} cannot be made a folder ({error.strerror})") from None
+    folder = _made_folder(config)
     if config.settings.train.threads:
         torch.set_num_threads(config.settings.train.threads)
     events: list[Event] = []
     board = folder if config.settings.train.tensorboard else None
     with Recorder(folder / "events.jsonl", events, report, board) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
+        before = before_of(continue_from, config, anew) if continue_from else None
         data = open_data(config, **given)
-        standing = Standing(folder, config, data.fingerprint())
+        standing = Standing(folder, config, data.fingerprint(), before and before.mark)
         if standing.finished and not fresh:
             report({"event": "finished", "folder": str(folder)})
             return finished(folder)
+        old = before and before.encoder_for(config)             # what it refuses, it refuses before anything is removed
         goes_on = standing.begin(fresh)
         if not goes_on:
             record.begin_anew()
             if standing.found:
                 record({"event": "anew", "folder": str(folder), "changed": standing.changed()})
-        encoder = prepare(config, data, record)
+        encoder = prepare(config, data, record, old)
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
+        start, continued = before.onto(config, encoder, model) if before else (None, None)
+        if continued:
+            record({"event": "continue", **continued})
         try:
             trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
-                          profile=profile)
+                          profile=profile, start=start)
         except NotFinite as error:
             standing.fail(error.facts)
             record({"event": "failed", **error.facts})
@@ -123,100 +130,58 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
                                   frozen=splits.get(f"{split}/frozen"),
                                   truth=true_probabilities(config, data.sources[split]), keep=measured)
         seconds = time.perf_counter() - clock
-        about = {"name": config.name, "model": config.settings.model.get("name") or "five slots",
-                 "reading": config.schema.reading, "parameters": sum(p.numel() for p in model.parameters()),
-                 "seed": config.settings.train.seed, "started": standing.record["started"],
-                 "seconds": round(seconds, 1), "training": dataclasses.asdict(trained),
-                 "versions": standing.record["versions"], "machine": standing.record["machine"],
-                 "data": standing.record["data"], "encoder": encoder.hash(),
-                 "resumed": [e["step"] for e in events if e["event"] == "resume"]}
         ranker = Ranker._made(config, encoder, model)
-        ranker.about, ranker.rows = about, rows
+        ranker.rows, ranker.continued = rows, continued
+        ranker.about = _about(ranker, standing, trained, seconds, events)
         ranker.save(folder / "artefact")
         if measured:                                       # the last split's
             keep_scores(folder / "scores", split, measured["scores"], measured["frozen"],
                         encoder.layout.scenarios if config.schema.scenario else (), config.settings.evaluate,
                         {"name": config.name, "seed": config.settings.train.seed})
         write_text(folder / "metrics.json", table.to_json(rows))
-        write_text(folder / "report.html", pictures.page({
-            "name": config.name, "config": dump(config), "metrics": rows, "events": events,
-            "reliability": measured.get("reliability", {}),
-            "counts": {s: dict(e.counts) for s, e in splits.items() if "/" not in s},
-            "coverage": {s: e.coverage for s, e in splits.items() if "/" not in s},
-            "contradictions": {s: e.contradictions for s, e in splits.items() if "/" not in s}, "about": about}))
+        write_text(folder / "report.html", _page(ranker, splits, measured.get("reliability", {}), events))
         record({"event": "done", "folder": str(folder), "seconds": round(seconds, 2),
                 "training": dataclasses.asdict(trained)})
         standing.end()
     return Run(folder, rows, trained, seconds, ranker)
 
 
-def replay(folder: str | Path, step: int | None = None, report: Report = silent) -> Look:
-    """The batch that stopped a run, or that of any other step, trained up to again and looked at.
-
-    Raises ArtefactError where the folder holds no run, DataError where its files have changed since.
-    """
-    folder = Path(folder)
-    record = read_record(folder)
-    if record is None:
-        raise ArtefactError(f"{folder}: holds no run.json, so it is no run's folder; name the one given as train.out")
-    if step is None and "failure" not in record:
-        raise ConfigError(f"step: the run in {folder} was not stopped by its numbers; say which step to look at")
-    config = load_config(record["config"], [f"train.out={json.dumps(str(folder))}"])
-    if config.settings.train.threads is None:
-        torch.set_num_threads(record["machine"]["threads"])
-    data = open_data(config)
-    if changed := Standing(folder, config, data.fingerprint()).changed():
-        raise DataError(f"{folder}: not the rows that it was trained on ({'; '.join(changed)})")
-    encoder = prepare(config, data, report)
-    splits = encode(config, data, encoder, report)
-    return replay_step(config, build(config, encoder, splits), encoder, splits, step or record["failure"]["step"],
-                       folder=folder)
+def before_of(run: str | Path, config: Config, anew: Collection[str] = ()) -> Before:
+    """The run that `config` is to go on from. Raises ConfigError where it has no state to go on with."""
+    folder = artefact_folder(Path(run))
+    return open_before(folder, Ranker.load(folder), config, anew)
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """A training done again, beside the one that an artefact records. `weights` and `metrics` say what differs."""
-
-    circumstances: list[str]         # 'versions.torch was ..., now ...'; a reason for what differs
-    weights: dict[str, float]        # tensor -> largest difference
-    metrics: dict[str, tuple[float | None, float | None]]      # 'test/buy/auc' -> then, now
-    tensors: int
-    rows: int
-
-    @property
-    def equal(self) -> bool:
-        return not self.weights and not self.metrics
+def _made_folder(config: Config) -> Path:
+    folder = Path(config.settings.train.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"train.out: {folder} cannot be made a folder ({error.strerror})") from None
+    return folder
 
 
-def reproduce(artefact: str | Path, out: str | Path | None = None, report: Report = silent) -> Reproduction:
-    """Train what an artefact records once more, from its files, into `out` (default: a folder that goes), and compare.
+def _about(ranker: Ranker, standing: Standing, trained: Trained, seconds: float, events: list[Event]) -> dict[str, Any]:
+    """What the manifest says of a run: what it was made of, by what, and how it went."""
+    settings, record = ranker.config.settings, standing.record
+    return {"name": ranker.config.name, "model": settings.model.get("name") or "five slots",
+            "reading": ranker.config.schema.reading, "parameters": sum(p.numel() for p in ranker.model.parameters()),
+            "seed": settings.train.seed, "started": record["started"], "seconds": round(seconds, 1),
+            "training": dataclasses.asdict(trained), "versions": record["versions"], "machine": record["machine"],
+            "data": record["data"], "before": record["before"], "encoder": ranker.encoder.hash(),
+            "state": {"checkpoint": trained.kept,
+                      "sha256": tensors_hash(standing.folder / "checkpoints", trained.kept)},
+            "resumed": [e["step"] for e in events if e["event"] == "resume"]}
 
-    Threads are those of the first time. Raises what `train` raises, ConfigError if `out` is that run's own folder.
-    """
-    then = Ranker.load(artefact)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(out or Path(place) / "run").absolute()
-        if Path(artefact).resolve() in (folder.resolve(), (folder / "artefact").resolve()):
-            raise ConfigError(f"out: {folder} holds the run to compare with; choose another folder")
-        settings = then.config.settings
-        settings = settings.model_copy(update={"train": settings.train.model_copy(update={"out": str(folder)})})
-        threads = torch.get_num_threads()
-        torch.set_num_threads(then.about.get("machine", {}).get("threads", threads))
-        try:
-            now = train(dataclasses.replace(then.config, settings=settings), report=report, fresh=True).ranker
-        finally:
-            torch.set_num_threads(threads)
-        now = Ranker.load(folder)
-    about = [{k: r.about.get(k, {}) for k in ("versions", "machine", "data", "encoder")} for r in (then, now)]
-    a, b = then.model.state_dict(), now.model.state_dict()
-    largest = lambda x, y: float((x.double() - y.double()).abs().max())
-    weights = {k: largest(v, b[k]) if k in b and b[k].shape == v.shape else math.inf for k, v in a.items()
-               if k not in b or not torch.equal(v, b[k])}
-    name = lambda row: "/".join(str(row[k]) for k in ("split", "task", "scenario", "metric") if row.get(k) is not None)
-    before, after = ({name(row): row["value"] for row in r.rows} for r in (then, now))
-    return Reproduction(differences(*about), weights,
-                        {k: (before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after])
-                         if before.get(k) != after.get(k)}, len(a), len(before))
+
+def _page(ranker: Ranker, splits: Mapping[str, EncodedSplit], reliability: Any, events: list[Event]) -> str:
+    """report.html"""
+    shown = {s: e for s, e in splits.items() if "/" not in s}
+    return pictures.page({
+        "name": ranker.config.name, "config": dump(ranker.config), "metrics": ranker.rows, "events": events,
+        "reliability": reliability, "counts": {s: dict(e.counts) for s, e in shown.items()},
+        "coverage": {s: e.coverage for s, e in shown.items()},
+        "contradictions": {s: e.contradictions for s, e in shown.items()}, "about": ranker.about})
 
 
 def finished(folder: Path) -> Run:
@@ -251,6 +216,7 @@ class Ranker:
         self.model: RankingModel | None = None
         self.about: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
+        self.continued: dict[str, Any] | None = None          # what a run that went on from another took over
 
     @classmethod
     def _made(cls, config: Config, encoder: Encoder, model: RankingModel) -> Ranker:
@@ -259,17 +225,18 @@ class Ranker:
         return ranker
 
     def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = silent,
-            fresh: bool = False) -> Ranker:
+            fresh: bool = False, continue_from: str | Path | None = None, anew: Collection[str] = ()) -> Ranker:
         """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables.
 
         A run that is in the folder already is gone on with, or taken as it is, as `train` says; unless `fresh`.
+        `continue_from` and `anew` as there.
         """
         given = {k: v for k, v in (("train", train), ("valid", valid), ("test", test)) if v is not None}
         if train is not None:                       # rows given by hand do not mix with the config's files
             given = {"train": None, "valid": None, "test": None} | given
-        run = _run(self.config, report=report, fresh=fresh, **given)
+        run = _run(self.config, report=report, fresh=fresh, continue_from=continue_from, anew=anew, **given)
         self.encoder, self.model = run.ranker.encoder, run.ranker.model
-        self.about, self.rows = run.ranker.about, run.rows
+        self.about, self.rows, self.continued = run.ranker.about, run.rows, run.ranker.continued
         return self
 
     def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent,
@@ -339,19 +306,14 @@ class Ranker:
             "encoder": self.encoder.save,
             "model.safetensors": lambda path: save_tensors(path, self.model.state_dict()),
             "metrics.json": table.to_json(self.rows).encode(),
+            **({"continued.json": to_json(self.continued)} if self.continued else {}),
         }, self.about)
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Ranker:
         """An artefact, or the run folder that holds one, verified name by name and hash by hash before use."""
-        folder = Path(folder)
-        if not (folder / "manifest.json").exists():
-            if (folder / "artefact").is_dir():
-                folder = folder / "artefact"
-            elif (folder / "events.jsonl").exists():
-                raise ArtefactError(f"{folder}: this run has not finished, so there is no artefact; train it again")
-        artefact = open_artefact(folder)
+        artefact = open_artefact(artefact_folder(Path(folder)))
         path = artefact.path
         with understood(path):
             config = load_config(path / "config.yaml")
@@ -362,6 +324,8 @@ class Ranker:
             ranker = cls(dataclasses.replace(config, name=artefact.about.get("name", config.name)))
             ranker.encoder = Encoder.load(path / "encoder")
             ranker.about, ranker.rows = dict(artefact.about), json.loads((path / "metrics.json").read_text())
+            if (path / "continued.json").exists():
+                ranker.continued = read_json(path / "continued.json", f"artefact {path}")
         ranker.model = RankingModel(config.settings, schema, ranker.encoder.layout, {})
         expected = {k: (tuple(v.shape), v.dtype) for k, v in ranker.model.state_dict().items()}
         ranker.model.load_state_dict(load_tensors(path / "model.safetensors", expected))
@@ -417,6 +381,16 @@ class Ranker:
             if self._has_step(task):
                 columns[f"{task.name}|{task.after}"] = said.given[:, t].cpu().numpy()
         return columns
+
+
+def artefact_folder(folder: Path) -> Path:
+    """The artefact of a run's folder, or the folder itself. Raises ArtefactError for a run that has not finished."""
+    if not (folder / "manifest.json").exists():
+        if (folder / "artefact").is_dir():
+            return folder / "artefact"
+        if (folder / "events.jsonl").exists():
+            raise ArtefactError(f"{folder}: this run has not finished, so there is no artefact; train it again")
+    return folder
 
 
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,

@@ -86,7 +86,8 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
 @app.command
 def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
           fresh: Annotated[bool, Parameter(negative=())] = False,
-          profile: Annotated[bool, Parameter(negative=())] = False) -> None:
+          profile: Annotated[bool, Parameter(negative=())] = False, continue_from: Path | None = None,
+          anew: Words = None) -> None:
     """Train a model, measure it, and leave a run folder.
 
     The folder holds artefact/, metrics.json, report.html and events.jsonl. A run that was stopped, however it was,
@@ -96,6 +97,7 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
       funnelrank train demo.yaml --seeds 5
       funnelrank train demo.yaml --set train.seed=1 --set train.out=runs/demo-1
       funnelrank train demo.yaml --set data.dir=/data/october
+      funnelrank train demo.yaml --continue-from runs/demo --set train.out=runs/demo-2
 
     Parameters
     ----------
@@ -107,20 +109,27 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
         Print where a training step's time goes, and its share of the least that this machine could need.
     seeds
         Train so many times, from train.seed on, each into a folder of its own, and sum up mean, sd and range.
+    continue_from
+        A run folder to go on from, on new rows: vocabularies grow, weights and optimisers are carried.
+    anew
+        With --continue-from: features, tasks, slots of the model, or 'optimiser', that start anew, separated by commas.
     """
+    if anew and continue_from is None:
+        raise ConfigError("--anew: only a run that continues another has anything to start anew; add --continue-from")
     read = _load(config, sets)
+    said = {"fresh": fresh, "profile": profile, "continue_from": continue_from, "anew": _names(anew)}
     if seeds is not None:
         from funnelrank import runs
         from funnelrank.evaluate.seeds import show
         with _Console() as console:
-            several = runs.train_seeds(read, seeds, report=console.watch, fresh=fresh, profile=profile)
+            several = runs.train_seeds(read, seeds, report=console.watch, **said)
         for split in dict.fromkeys(row["split"] for row in several.rows):
             _say(f"\n{split}, {seeds} seeds: mean, sd, [least most]")
             _print(show(several.rows, split), texts=("task",))
         return _say(f"\n{several.folder}: seed-*/, summary.json, summary.md")
     from funnelrank import api
     with _Console() as console:
-        run = api.train(read, report=console.watch, fresh=fresh, profile=profile)
+        run = api.train(read, report=console.watch, **said)
     splits = {row["split"] for row in run.rows}
     for split in ("test", "valid"):
         if split in splits:
@@ -130,7 +139,7 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
 
 
 @app.command
-def replay(run: Path, /, *, step: int | None = None) -> None:
+def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None = None) -> None:
     """Look at the batch that stopped a run, or at that of any step.
 
     Trains up to it again, from the last checkpoint where that is earlier, and writes nothing. Prints losses, the
@@ -145,10 +154,12 @@ def replay(run: Path, /, *, step: int | None = None) -> None:
         The run's folder.
     step
         Counted from 1. Default: the step that stopped the run.
+    continue_from
+        Where the run that this one continued is now, if it was moved.
     """
-    from funnelrank import api
+    from funnelrank import again
     with _Console() as console:
-        seen = api.replay(run, step, console.watch)
+        seen = again.replay(run, step, console.watch, continue_from)
     _say(f"step {seen.step}: epoch {seen.position['epoch'] + 1}, batch {seen.position['batch']} (from 0)")
     for said in seen.culprits:
         _say(f"  {said}")
@@ -164,7 +175,7 @@ def replay(run: Path, /, *, step: int | None = None) -> None:
 
 
 @app.command
-def reproduce(artefact: Path, /, *, out: Path | None = None) -> None:
+def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path | None = None) -> None:
     """Train again what an artefact records, and compare weights and metrics bit by bit.
 
     Same config, data, seed, code and threads give the same bits on the same machine. Exit code 2 where they differ;
@@ -178,11 +189,13 @@ def reproduce(artefact: Path, /, *, out: Path | None = None) -> None:
         A run folder, or the artefact/ in it.
     out
         Keep the second run here. Default: nothing of it is kept.
+    continue_from
+        Where the run that this one continued is now, if it was moved.
     """
-    from funnelrank import api
+    from funnelrank import again
     from funnelrank.errors import TrainingError
     with _Console() as console:
-        found = api.reproduce(artefact, out, console.watch)
+        found = again.reproduce(artefact, out, console.watch, continue_from)
     for line in found.circumstances:
         _say(f"not as the first time: {line}")
     for name, size in list(found.weights.items())[:10]:
@@ -398,6 +411,12 @@ def _split(words: Sequence[str] | None) -> list[str]:
     return [piece.strip() for word in words or () for piece in word.split(",") if piece.strip()]
 
 
+def _names(words: Sequence[str] | None) -> list[str]:
+    """['a,b', 'match(x,y)'] -> ['a', 'b', 'match(x,y)']: commas inside brackets do not separate."""
+    pieces = [piece.strip() for word in words or () for piece in re.findall(r"(?:[^,(]|\([^)]*\))+", word)]
+    return [piece for piece in pieces if piece]
+
+
 def _given(rows: Sequence[str] | None) -> str | list[str] | None:
     """Paths of the command line start at the current folder, not at the config's data.dir."""
     from funnelrank.fill import URL
@@ -456,6 +475,10 @@ class _Console:
                               f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
             case "seed":
                 self._line(f"seed {event['seed']}: {event['folder']}")
+            case "continue":
+                from funnelrank.describe import describe_continued
+                for line in describe_continued(event):
+                    self._line(line)
             case "evaluate":
                 value = "-" if event["value"] is None else f"{event['value']:.4f}"
                 best = " (best)" if event["better"] else ""

@@ -62,6 +62,28 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in (head, *rows))
 
 
+def describe_continued(said: Mapping[str, Any]) -> list[str]:
+    """What a run took over from the one before it, a line each (see continued.py)."""
+    lines = [f"continues {said['from']['name']} of {said['from']['started']}, training {said['trainings'] + 1}; "
+             f"optimisers {said['optimiser']}"]
+    for what in ("features", "tasks", "scenarios"):
+        names = said[what]
+        changes = [f"{len(names[k])} {k}" + (f" ({', '.join(names[k])})" if k != "carried" else "")
+                   for k in ("carried", "added", "dropped") if names[k]]
+        if changes:
+            lines.append(f"  {what}: {', '.join(changes)}")
+    for space, n in said["spaces"].items():
+        lines.append(f"  ids of {space}: {n['carried']:,} carried, {n['added']:,} added, {n['dropped']:,} dropped"
+                     + (f", {n['no_room']:,} left out by max_size" if n["no_room"] else ""))
+    for table, n in said["tables"].items():
+        was = "new" if n["before"] is None else f"{n['before']:,} before"
+        lines.append(f"  table {table}: {n['rows']:,} rows ({was})")
+    weights = said["weights"]
+    lines.append("  weights: " + ", ".join(f"{len(names):,} {k}" for k, names in weights.items() if names))
+    lines += [f"    {k}: {name}" for k in ("resized", "added", "dropped", "changed") for name in weights[k]]
+    return lines
+
+
 def _reads(feature: Any) -> str:
     if feature.kind == "gap":
         return f"{feature.until} - {feature.since}"

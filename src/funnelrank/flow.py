@@ -24,7 +24,7 @@ import torch
 
 from funnelrank.config import Config
 from funnelrank.data.cache import EncodedSplit, open_encoded
-from funnelrank.data.encode import Encoder
+from funnelrank.data.encode import Encoder, Old
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.frozen import frozen_columns
 from funnelrank.data.loader import Loader
@@ -42,9 +42,10 @@ from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
 from funnelrank.start import start_from
+from funnelrank.train.carry import Carried
 from funnelrank.train.events import Event, Report
 from funnelrank.train.health import Look
-from funnelrank.train.optim import RowUpdates
+from funnelrank.train.optim import RowUpdates, row_updates
 from funnelrank.train.profile import Profile
 from funnelrank.train.trainer import Judged, Trained, Trainer
 
@@ -90,13 +91,13 @@ def by_hand(data: DataSettings) -> DataSettings:
     return data.model_copy(update={"dir": str(Path.cwd())})
 
 
-def prepare(config: Config, data: Data, report: Report = silent) -> Encoder:
-    """Fit vocabularies, scales and list numbers on train."""
+def prepare(config: Config, data: Data, report: Report = silent, old: Old | None = None) -> Encoder:
+    """Fit vocabularies, scales and list numbers on train; going on from `old`, vocabularies grow and scales stay."""
     source = data.sources.get("train")
     if source is None:
         raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
     return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source),
-                       threads_of(config.settings.train))
+                       threads_of(config.settings.train), old)
 
 
 def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> dict[str, EncodedSplit]:
@@ -165,21 +166,23 @@ def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, 
 
 
 def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,
-        folder: Path | None = None, report: Report = silent, resume: bool = False, profile: bool = False) -> Trained:
+        folder: Path | None = None, report: Report = silent, resume: bool = False, profile: bool = False,
+        start: Carried | None = None) -> Trained:
     """Train on splits["train"], judged by splits["valid"] where there is one; the model keeps its best weights.
 
     With `resume`, from the last checkpoint in the folder on; otherwise checkpoints that are there are removed.
-    `profile` reports where a step's time goes, as the event "profile".
+    `profile` reports where a step's time goes, as the event "profile". `start`: what training goes on from; see
+    continued.py.
     """
     trainer, loader, updates = _trainer(config, model, encoder, splits, folder, report, profile)
-    return trainer.run(loader, updates, resume)
+    return trainer.run(loader, updates, resume, start and (start.tensors, start.state))
 
 
 def replay(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], step: int, *,
-           folder: Path | None = None) -> Look:
+           folder: Path | None = None, start: Carried | None = None) -> Look:
     """The batch of one step of a run, looked at: losses, gradients, the rows that weigh most. Writes nothing."""
     trainer, loader, updates = _trainer(config, model, encoder, splits, folder, silent)
-    return trainer.replay(loader, updates, step)
+    return trainer.replay(loader, updates, step, start and (start.tensors, start.state))
 
 
 def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit],
@@ -210,8 +213,7 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge, profile=Profile(model) if profile else None)
-    rows = config.settings.embedding
-    return trainer, loader, RowUpdates(model.embedding, rows.optimiser, {"crosses": rows.crosses})
+    return trainer, loader, row_updates(model.embedding, config.settings.embedding)
 
 
 def calibrate(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit],

@@ -39,7 +39,7 @@ class RankingModel(nn.Module):
                              scale=[s if k == "regression" else 1.0 for s, k in zip(stds, kinds)])
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
         self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model))
-        self.slots = Slots(settings.model, Spec(
+        self.spec = Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
             starts=self.embedding.starts,
@@ -47,7 +47,8 @@ class RankingModel(nn.Module):
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
-            log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks)))))
+            log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks))))
+        self.slots = Slots(settings.model, self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
         self.calibration = None if method == "none" else Calibration(

@@ -40,7 +40,8 @@ class Seeds:
 def train_seeds(config: Config, count: int, *, report: Report = silent, **given: Any) -> Seeds:
     """Train `config` with seeds train.seed, train.seed + 1, ..., each into a folder of its own under train.out.
 
-    Encoded rows are shared. ConfigError for a count below 2.
+    `given` as `train` takes it: `fresh`, `continue_from` (one run, that all seeds go on from), rows by hand. Encoded
+    rows are shared. ConfigError for a count below 2.
     """
     if count < 2:
         raise ConfigError(f"seeds: {count} asked for; a spread needs 2 or more")

@@ -112,6 +112,9 @@ class Data(Section):
     cache: str | None = None
     """Folder of encoded rows, reused while files, schema and vocabularies stay the same.
     Default: `.funnelrank-cache` beside the run's folder."""
+    retire: int | None = Field(None, ge=1)
+    """For `--continue-from`: a value that so many trainings in a row did not see leaves its vocabulary, and its row of
+    the table is freed. Default: values stay."""
     tables: dict[Name, TableSettings] = {}
     scenario: str | None = None
     """The column that says which scenario (tab, channel, country, segment) a row belongs to."""

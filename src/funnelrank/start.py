@@ -13,12 +13,11 @@ import torch
 from funnelrank.artefact import load_tensors, open_artefact, understood
 from funnelrank.config import load
 from funnelrank.data.encode import Encoder
-from funnelrank.embedding.tables import Embedding
+from funnelrank.embedding.tables import WEIGHTS, Embedding
 from funnelrank.errors import ConfigError, listing
 from funnelrank.ranker import RankingModel
 
 WHERE = "embedding.init_from"
-WEIGHTS = ("linear", "crosses")          # tables of a number per id and task
 
 
 @torch.no_grad()

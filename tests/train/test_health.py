@@ -9,7 +9,7 @@ from made import batch, config, model
 from test_resume import config as run_config
 from test_trainer import Batches, judged, run
 
-from funnelrank import ConfigError, TrainingError, api
+from funnelrank import ConfigError, TrainingError, again, api
 from funnelrank.simulate import simulate
 from funnelrank.train.checkpoint import load_checkpoint
 from funnelrank.train.health import NotFinite, Watch, culprits, largest, odd_gradients, odd_weights
@@ -111,7 +111,7 @@ def test_replay_trains_up_to_the_batch_that_stopped_the_run(log, tmp_path, every
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["state"] == "failed" and record["failure"] == stop.value.facts
     left = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
-    seen = api.replay(tmp_path / "run")
+    seen = again.replay(tmp_path / "run")
     assert (seen.step, seen.position) == (stop.value.facts["step"], stop.value.facts["position"])
     assert seen.culprits == stop.value.facts["culprits"]
     odd = [t for t, v in seen.losses.items() if not math.isfinite(v)]
@@ -126,9 +126,9 @@ def test_replay_of_a_step_sees_its_losses(log, tmp_path, monkeypatch):
     events = []
     with pytest.raises(ConfigError, match="say which step"):
         api.train(run_config(log, tmp_path / "run", "train.log_every=1"), report=events.append)
-        api.replay(tmp_path / "run")
+        again.replay(tmp_path / "run")
     for step in (1, 9, 30):
         said = next(e["loss"] for e in events if e["event"] == "step" and e["step"] == step)
-        assert api.replay(tmp_path / "run", step).losses == said
+        assert again.replay(tmp_path / "run", step).losses == said
     with pytest.raises(TrainingError, match="the run has 30 steps|name one of them"):
-        api.replay(tmp_path / "run", 10**6)
+        again.replay(tmp_path / "run", 10**6)

@@ -3,7 +3,7 @@
 import pytest
 from test_resume import config, log, no_pictures  # noqa: F401
 
-from funnelrank import ConfigError, Ranker, api, cli
+from funnelrank import ConfigError, Ranker, again, api, cli
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_the_same_machine_gives_the_same_bits(folder, capsys):
     assert "reproduced" in said and "differs" not in said and "not as the first time" not in said
     assert (folder / "artefact/manifest.json").read_bytes() == before
     with pytest.raises(ConfigError, match="holds the run to compare with"):
-        api.reproduce(folder, folder)
+        again.reproduce(folder, folder)
 
 
 def test_what_differs_is_named(folder, tmp_path, monkeypatch, capsys):
@@ -38,7 +38,7 @@ def test_what_differs_is_named(folder, tmp_path, monkeypatch, capsys):
     row = next(r for r in ranker.rows if r["value"] is not None)
     row["value"] += 1
     ranker.save(tmp_path / "changed")
-    found = api.reproduce(tmp_path / "changed")
+    found = again.reproduce(tmp_path / "changed")
     assert [c.split(" was ")[0] for c in found.circumstances] == ["versions.torch"]
     assert found.weights == {"slots.predict.linear.bias": pytest.approx(0.5)} and len(found.metrics) == 1
     assert cli.main(["reproduce", str(tmp_path / "changed")]) == 2

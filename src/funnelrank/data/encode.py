@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,19 @@ SCENARIO = "data.scenario"      # its key among the counts; no feature's name ha
 NO_USER = -1
 
 
+class Old(NamedTuple):
+    """What a fit goes on from: statistics of features that stay as they were, and vocabularies, which grow.
+
+    Numbers keep their scales and boundaries, so that weights that were learned on them mean what they meant.
+    """
+
+    vocabs: Mapping[str, Vocab]          # by space; that of the scenarios under ''
+    scalers: Mapping[str, Scaler]
+    boundaries: Mapping[str, list[float]]
+    weighted: list[str]
+    retire: int | None = None            # see Vocab.grown
+
+
 class Encoder:
     """Fitted on train, then fixed.
 
@@ -69,20 +82,26 @@ class Encoder:
 
     @classmethod
     def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
-            progress: Callable[[int], None] | None = None, threads: int = 1) -> Encoder:
-        """One pass over train. `progress` is told how many rows are done; with several `threads`, rows are read ahead.
+            progress: Callable[[int], None] | None = None, threads: int = 1, old: Old | None = None) -> Encoder:
+        """One pass over train, going on from `old` where there is one.
 
-        Raises DataError where columns do not fit.
+        `progress` is told how many rows are done; with several `threads`, rows are read ahead. Raises DataError where
+        columns do not fit.
         """
         source.require(schema.log_columns(), who_reads(schema))
-        fitting, done = Fitting(schema, source.columns, tables), 0
+        fitting, done = Fitting(schema, source.columns, tables, old and old.vocabs, old and old.retire), 0
         with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
             for unit, table in units:
                 fitting.add(table, source.where(unit))
                 done += unit.rows
                 if progress:
                     progress(done)
-        return cls(schema, tables, **fitting.result())
+        fitted = fitting.result()
+        if old:
+            fitted["scalers"] |= {n: s for n, s in old.scalers.items() if n in fitted["scalers"]}
+            fitted["boundaries"] |= {n: b for n, b in old.boundaries.items() if n in fitted["boundaries"]}
+            fitted["weighted"] = list(dict.fromkeys([*fitted["weighted"], *old.weighted]))
+        return cls(schema, tables, **fitted)
 
     def encode(self, table: pa.Table, where: str, labels: bool = True) -> Encoded:
         """Rows of the log as arrays. `where` begins the sentence of an error, as 'part-0007.parquet, row group 3'.

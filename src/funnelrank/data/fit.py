@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,7 +14,7 @@ from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import NumberStatistics
 from funnelrank.data.parse import Values, is_list, newest
 from funnelrank.data.tables import Dimension, canonical
-from funnelrank.data.vocab import Counts, Family, Vocab
+from funnelrank.data.vocab import Counts, Family, Vocab, to_family
 from funnelrank.errors import ConfigError
 from funnelrank.schema import Schema, Space, table_of
 from funnelrank.settings import Number
@@ -23,13 +24,20 @@ UNIFORM = Number()          # how lengths and gaps are scaled
 
 
 class Fitting:
-    """Fed the rows of train part by part; `columns` are those it reads, `result` the arguments of an Encoder."""
+    """Fed the rows of train part by part; `columns` are those it reads, `result` the arguments of an Encoder.
 
-    def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]):
-        self.schema = schema
+    old      vocabularies by space, and that of the scenarios under '', which go on growing
+    retire   after so many trainings in a row without a value it leaves its vocabulary; see Vocab.grown
+    """
+
+    def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension],
+                 old: Mapping[str, Vocab] | None = None, retire: int | None = None):
+        self.schema, self._old, self._retire = schema, old or {}, retire
         self.columns = schema.model_copy(update={"user": None}).log_columns(labels=False)
         self._listed = {}
         families = _families(schema, columns, tables)
+        families |= {name: v.family for name, v in self._old.items() if name in families and v.space.made == "fitted"
+                     and schema.spaces[name].made == "fitted"}
         for name, space in schema.spaces.items():
             if space.made == "list":
                 self._listed[name] = Vocab.listed(space, families[name])
@@ -43,8 +51,8 @@ class Fitting:
         self._scenario = None
         if schema.scenario:
             kind = columns.field(schema.scenario).type
-            self._scenario = Counts("string" if pa.types.is_null(kind) else _family(
-                kind, f"data.scenario: column '{schema.scenario}'"))
+            self._scenario = Counts(self._old[""].family if "" in self._old else "string" if pa.types.is_null(kind)
+                                    else _family(kind, f"data.scenario: column '{schema.scenario}'"))
         for name, f in schema.of_kind("cross").items():
             made = schema.spaces[f.space].made
             if made in ("range", "list"):
@@ -58,7 +66,9 @@ class Fitting:
         if self._scenario:
             rows = self._reader.rows(table, where)
             column = self.schema.scenario
-            self._scenario.add(canonical(rows.column(column), rows.place(column)))
+            place = rows.place(column)
+            self._scenario.add(to_family(canonical(rows.column(column), place), self._scenario.family, place,
+                                         f"the scenarios of '{column}'"))
 
     def _add(self, rows: Rows) -> None:
         read_off = ListNumbers(self.schema, rows)
@@ -85,7 +95,10 @@ class Fitting:
         vocabs = {}
         for name, space in self.schema.spaces.items():
             if name in self._counts:
-                vocabs[name] = Vocab.fit(space, families[name], *self._counts[name].total())
+                old, counted = self._old.get(name), self._counts[name].total()
+                grows = old is not None and old.space.made == "fitted"
+                vocabs[name] = old.grown(space, *counted, self._retire) if grows else Vocab.fit(
+                    space, families[name], *counted)
             else:
                 vocabs[name] = self._listed.get(name) or Vocab(space, families[name])
         cut = {n for n, f in self.schema.of_kind("number").items() if f.buckets or f.boundaries}
@@ -96,12 +109,14 @@ class Fitting:
             "weighted": self._weighted, "scenario": self._scenarios()}
 
     def _scenarios(self) -> Vocab | None:
-        """Every scenario of train, in the order of their values."""
+        """Every scenario of train, in the order of their values; new ones behind those that were there."""
         if self._scenario is None:
             return None
         values, _ = self._scenario.total()
-        space = Space(name="scenario", made="fitted", min_count=1)
-        return Vocab(space, self._scenario.family, values.take(pc.sort_indices(values)))
+        values = values.take(pc.sort_indices(values))
+        if "" in self._old:
+            return self._old[""].grown(self._old[""].space, values, np.ones(len(values), np.int64))
+        return Vocab(Space(name="scenario", made="fitted", min_count=1), self._scenario.family, values)
 
 
 def _families(schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]) -> dict[str, Family]:

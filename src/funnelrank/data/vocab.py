@@ -6,7 +6,8 @@
     hash     a stable hash into `size` buckets
 
 In every space 0 is PAD (null), 1 is OOV (a value the space does not know), and values start at 2.
-A space holds one family of values, 'int' (int64) or 'string' (UTF-8), settled while it is fitted.
+A space holds one family of values, 'int' (int64) or 'string' (UTF-8), settled while it is fitted. Of each fitted value
+it keeps how many trainings in a row went by without it, so that it can grow and retire (`grown`).
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ assert FIRST - 1 == OOV
 class Vocab:
     """One id space, fitted: values to ids 2 .. size - 1."""
 
-    def __init__(self, space: Space, family: Family, values: pa.Array | None = None):
+    def __init__(self, space: Space, family: Family, values: pa.Array | None = None,
+                 unseen: np.ndarray | None = None):
         self.space, self.family = space, family
         self._values = values                  # None for hash and range
+        self.unseen = np.zeros(0 if values is None else len(values), np.int32) if unseen is None else unseen
+        self.no_room = 0                       # values that `grown` left out because of max_size; not saved
         self._index: KeyIndex | None = None    # made at first use, once among threads
         self._making = Lock()
 
@@ -50,6 +54,41 @@ class Vocab:
         table = table.filter(pc.greater_equal(table["count"], space.min_count))
         table = table.sort_by([("count", "descending"), ("value", "ascending")])
         return cls(space, family, _one_chunk(table["value"], TYPE[family])[:space.max_size])
+
+    def grown(self, space: Space, values: pa.Array, counts: np.ndarray, retire: int | None = None) -> Vocab:
+        """This fitted vocabulary after another training, whose distinct `values` have `counts`.
+
+        Values that are here keep their order and so, unless one before them retires, their id. Behind them come those
+        that the new rows have min_count times or more, as `fit` orders them, while there is room (max_size). A value
+        that `retire` trainings in a row did not have is left out.
+        """
+        places = KeyIndex(self._values).find(values)
+        unseen = self.unseen + np.int32(1)
+        unseen[places[places >= 0]] = 0
+        stays = unseen < retire if retire else np.ones(len(unseen), bool)
+        kept, unseen = self._values.filter(pa.array(stays)), unseen[stays]
+        new = Vocab.fit(space.model_copy(update={"max_size": None}), self.family,
+                        values.filter(pa.array(places < 0)), counts[places < 0])._values
+        room = len(new) if space.max_size is None else max(0, space.max_size - len(kept))
+        both = pa.concat_arrays([kept, new[:room]])
+        grown = Vocab(space, self.family, both, np.concatenate([unseen, np.zeros(len(both) - len(kept), np.int32)]))
+        grown.no_room = len(new) - min(room, len(new))
+        return grown
+
+    def before(self, old: Vocab) -> np.ndarray:
+        """Each of this space's ids [size] int64 as the id that `old` gave to the same value; -1 where it had none.
+
+        Both are made in one way (data/grow.py). Raises ConfigError for whole numbers against texts.
+        """
+        if self._values is None:
+            ids = np.arange(self.size)
+            return np.where(ids < old.size, ids, -1)
+        if self.family != old.family:
+            names = {"int": "whole numbers", "string": "texts"}
+            raise ConfigError(f"id space '{self.space.name}': held {names[old.family]}, now {names[self.family]}, so "
+                              "its ids mean other values; start its features anew with --anew")
+        found = KeyIndex(old._values).find(self._values)
+        return np.concatenate([np.arange(FIRST), np.where(found < 0, -1, found + FIRST)])
 
     @classmethod
     def listed(cls, space: Space, family: Family) -> Vocab:
@@ -125,7 +164,8 @@ class Vocab:
         about = {"space": self.space.model_dump(mode="json", exclude={"values"}), "family": self.family,
                  "keeps_values": self._values is not None}
         values = self._values if self._values is not None else pa.array([], TYPE[self.family])
-        table = pa.table({"value": values}).replace_schema_metadata({"funnelrank": json.dumps(about)})
+        table = pa.table({"value": values, "unseen": pa.array(self.unseen)})
+        table = table.replace_schema_metadata({"funnelrank": json.dumps(about)})
         with pa.ipc.new_file(str(path), table.schema) as file:
             file.write_table(table)
 
@@ -135,7 +175,8 @@ class Vocab:
             table = file.read_all()
         about = json.loads(table.schema.metadata[b"funnelrank"])
         values = _one_chunk(table["value"], TYPE[about["family"]]) if about["keeps_values"] else None
-        return cls(Space(**about["space"]), about["family"], values)
+        unseen = table["unseen"].to_numpy().astype(np.int32) if "unseen" in table.column_names else None
+        return cls(Space(**about["space"]), about["family"], values, unseen)
 
     def digest(self, update: Callable[[bytes], None]) -> None:
         """Feeds everything that decides ids to a hash function's `update`."""

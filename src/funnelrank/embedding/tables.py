@@ -22,6 +22,7 @@ from funnelrank.kernels import library
 from funnelrank.schema import PAD
 from funnelrank.settings import Embedding as Settings
 
+WEIGHTS = ("linear", "crosses")          # tables of a number per id and task
 ROLE_ORDER = ("user", "item", "scenario", "prior", "context")
 
 

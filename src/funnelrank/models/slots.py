@@ -37,6 +37,7 @@ class Slots(nn.Module):
 
     def __init__(self, model: Mapping[str, Any], spec: Spec):
         super().__init__()
+        self.said = model
         self.prepare = nn.ModuleList()
         for said in model.get("prepare", ()):
             part = build_part("prepare", said, spec)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from funnelrank.durable import find_folder, remove_folder
 from funnelrank.sealed import (
+    MANIFEST,
     load_tensors,
     open_sealed,
     read_json,
@@ -57,6 +58,12 @@ def discard_checkpoints(folder: Path) -> None:
         refuse_strangers(path, "checkpoint")
     for path in paths:
         remove_folder(path)
+
+
+def tensors_hash(folder: Path, name: str) -> str:
+    """The hash of a checkpoint's tensors, as its seal says it. Raises ArtefactError where there is none."""
+    path = Path(folder) / name / MANIFEST
+    return str(read_json(path, f"checkpoint {path.parent}")["files"][TENSORS]["sha256"])
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from funnelrank.embedding import native
 from funnelrank.embedding.tables import Embedding, RowGradient, Table
 from funnelrank.settings import DenseOptimiser, RowOptimiser, Schedule
+from funnelrank.settings import Embedding as EmbeddingSettings
 
 
 class RowUpdates:
@@ -39,9 +40,9 @@ class RowUpdates:
         self.state: dict[str, dict[str, Tensor]] = {}
         self.names: dict[int, str] = {}
         for name, table in embedding.tables.items():
-            w, settings = table.weight, self.of[name]
-            self.state[name] = {k: torch.zeros((len(w), 1) if settings.name == "rowwise_adagrad" else w.shape,
-                                               device=w.device) for k in native.STATES[settings.name]}
+            w = table.weight
+            self.state[name] = {k: torch.zeros(shape, device=w.device)
+                                for k, shape in row_state(self.of[name], *w.shape).items()}
             self.names[id(table)] = name
             if embedding.runs_native:
                 for tensor in self.state[name].values():
@@ -94,6 +95,21 @@ class RowUpdates:
             total = state["sum"][rows] + square
             state["sum"][rows] = total
             w[rows] = old - lr * g / (total.sqrt() + s.eps)
+
+
+def row_optimiser(table: str, settings: EmbeddingSettings) -> RowOptimiser:
+    """How the rows of a table learn: weights of declared crosses by a rule of their own."""
+    return settings.crosses if table == "crosses" else settings.optimiser
+
+
+def row_updates(embedding: Embedding, settings: EmbeddingSettings) -> RowUpdates:
+    """The optimisers of every table, as the config has them."""
+    return RowUpdates(embedding, settings.optimiser, {name: row_optimiser(name, settings) for name in embedding.tables})
+
+
+def row_state(optimiser: RowOptimiser, rows: int, width: int) -> dict[str, tuple[int, int]]:
+    """What the optimiser keeps of a table [rows, width], as names and shapes."""
+    return {k: (rows, 1 if optimiser.name == "rowwise_adagrad" else width) for k in native.STATES[optimiser.name]}
 
 
 def dense_parameters(model: nn.Module) -> list[nn.Parameter]:

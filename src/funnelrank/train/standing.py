@@ -1,14 +1,16 @@
 """Whose run a folder holds, and how far it came: `run.json`.
 
-    {"state": "running", "config": {...}, "data": {...}, "versions": {...}, "machine": {...}, "started": "..."}
+    {"state": "running", "config": {...}, "data": {...}, "before": null, "versions": {...}, "machine": {...},
+     "started": "..."}
 
 state      running, then finished; failed where the numbers stopped the run (`failure` says where)
 config     every setting, as `config.plain` writes it
 data       per split and dimension table, the files that were read: path, size, time of change
+before     null, or the run that this one goes on from: where it was, its manifest's hash, and what started anew
 
-A run is gone on with where the settings that decide numbers and the data are the same. The record is written when
-nothing of another run is left in the folder, and removed before anything of this one is, so that it never speaks of
-checkpoints that are not its own.
+A run is gone on with where the settings that decide numbers, the data and the predecessor are the same. The record is
+written when nothing of another run is left in the folder, and removed before anything of this one is, so that it never
+speaks of checkpoints that are not its own.
 """
 
 from __future__ import annotations
@@ -42,18 +44,23 @@ FREE = (("train", "out"), ("train", "checkpoint_every"), ("train", "checkpoint_s
 class Standing:
     """The record of one run folder, as it was found and as it will be."""
 
-    def __init__(self, folder: Path, config: Config, data: Mapping[str, Any]):
+    def __init__(self, folder: Path, config: Config, data: Mapping[str, Any],
+                 before: Mapping[str, Any] | None = None):
         self.folder, self.found = folder, read_record(folder)
-        self.record = {"state": "running", "config": plain(config.settings), "data": dict(data), "versions": versions(),
-                       "machine": machine(), "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")}
+        self.record = {"state": "running", "config": plain(config.settings), "data": dict(data),
+                       "before": before and dict(before), "versions": versions(), "machine": machine(),
+                       "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")}
 
     def changed(self) -> list[str]:
-        """What config and data say otherwise than those of the run that is there."""
+        """What config, data and predecessor are not those of the run that is there."""
         if self.found is None:
             return []
+        was, now = (deciding_before(r.get("before")) for r in (self.found, self.record))
         return [*differences(deciding(self.found["config"]), deciding(self.record["config"])),
                 *(f"data.{name}: its files changed" for name in sorted({*self.found["data"], *self.record["data"]})
-                  if self.found["data"].get(name) != self.record["data"].get(name))]
+                  if self.found["data"].get(name) != self.record["data"].get(name)),
+                *(["it went on from another run, or with other things anew (--continue-from, --anew)"]
+                  if was != now else [])]
 
     @property
     def finished(self) -> bool:
@@ -65,7 +72,7 @@ class Standing:
     def begin(self, fresh: bool = False) -> bool:
         """Whether the run that is there is gone on with; otherwise nothing is left of it but what a finished run gave.
 
-        Raises ConfigError for a run of another config or of other data that has not ended, unless `fresh`.
+        Raises ConfigError for a run of another config or data, or from another run, that has not ended, unless `fresh`.
         """
         changed, state = self.changed(), self.found and self.found["state"]
         if not fresh and state == "running" and changed:
@@ -125,6 +132,11 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     free = {section for section, _ in FREE}
     return {section: {k: v for k, v in value.items() if (section, k) not in FREE} if section in free else value
             for section, value in settings.items()}
+
+
+def deciding_before(said: Any) -> Any:
+    """A predecessor by what is in it, wherever it lies."""
+    return {k: v for k, v in said.items() if k != "run"} if isinstance(said, dict) else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

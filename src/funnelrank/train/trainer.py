@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,10 @@ MOST_EPOCHS = 20                     # of `epochs: auto`
 SAVING_SHARE = 20                    # between checkpoints by the clock, so many times as long as the last one took
 
 
+# tensors and state that a run goes on from, as a Trainer's `tensors` and `state` gave them; state None: weights alone
+Start = tuple[Mapping[str, Tensor], Mapping[str, Any] | None]
+
+
 class Batches(Protocol):
     """What the loop asks of a loader."""
 
@@ -73,6 +77,7 @@ class Trained:
     seconds: float
     cpu_seconds: float
     rows: int
+    kept: str = "last"               # which checkpoint holds the state that the model was left in
 
 
 class Trainer:
@@ -101,14 +106,18 @@ class Trainer:
         self.fuses = True                                                # rows move within backward where they can
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
-    def run(self, batches: Batches, row_optimiser: RowUpdates, resume: bool = False) -> Trained:
+    def run(self, batches: Batches, row_optimiser: RowUpdates, resume: bool = False,
+            start: Start | None = None) -> Trained:
         """Train to the end and leave the best weights in the model (the averaged ones where averages are kept).
 
         With `resume`, from the last checkpoint in the folder, if there is one; otherwise those that are there go.
+        `start`: what the run began from before any step, see `begin_from`.
         """
         s = self.settings
         self.updates = row_optimiser
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
+        if start:
+            self.begin_from(*start)
         epochs = s.epochs if s.epochs != "auto" else (MOST_EPOCHS if self.judge else 1)
         total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
         if resume:
@@ -129,13 +138,14 @@ class Trainer:
                 self._save("last")
         if self.profile:
             self.report({"event": "profile", **self.profile.result(self.updates, self.average)})
-        if self.judge and self.best is not None:
+        kept = "best" if self.judge and self.best is not None else "last"
+        if kept == "best":
             self._load_best()
-        elif self.average:
+        if self.average:
             self.average.catch_up()
             self.average._swap()
         return Trained(self.step, self.epoch + 1, self.best_step or self.step, self.best, self.seconds,
-                       self.cpu_seconds, self.rows)
+                       self.cpu_seconds, self.rows, kept)
 
     def _train_epoch(self, batches: Batches, total: int | None) -> None:
         """What is left of an epoch: all of it, unless the run was resumed within it, or behind it."""
@@ -231,7 +241,7 @@ class Trainer:
         if odd := odd_weights(self.model):
             raise stopped("weight", odd, self.step, self._here, [f"the steps since {self.saved} broke it"])
 
-    def replay(self, batches: Batches, row_optimiser: RowUpdates, step: int) -> Look:
+    def replay(self, batches: Batches, row_optimiser: RowUpdates, step: int, start: Start | None = None) -> Look:
         """Train to where `step` begins, or to an earlier one whose gradients are not finite, and look at its batch.
 
         From the last checkpoint if that is earlier, otherwise from the first step; nothing is written.
@@ -239,6 +249,8 @@ class Trainer:
         self.updates = row_optimiser
         self.fuses, s = False, self.settings                             # so that row gradients are seen, too
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
+        if start:
+            self.begin_from(*start)
         found = load_checkpoint(self.folder, "last")
         if found and found[1]["step"] < step:
             self._resume(batches)
@@ -369,15 +381,47 @@ class Trainer:
                 "average": {"steps": self.average.step_count, "log_decay": self.average.log_decay}
                 if self.average else None, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
+    @torch.no_grad()
+    def begin_from(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None) -> None:
+        """Weights, and with a state optimisers, averages and random state, as `tensors` and `state` once gave them.
+
+        Where in its data a run stood, and what it thought its best, is not taken over.
+        """
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        if state is None or not state.get("average"):
+            self.average = self.average and Average(self.model, self.model.embedding, self.average.decay)
+        if state is None:
+            return
+        self.updates.step_count = state["row_steps"]
+        for table, kept in self.updates.state.items():
+            for k, v in kept.items():
+                v.copy_(tensors[f"rows.{table}.{k}"])
+        if self.optimiser:
+            held: dict[int, dict[str, Tensor]] = {}
+            for name in tensors:
+                if name.startswith("dense."):
+                    _, i, key = name.split(".")
+                    held.setdefault(int(i), {})[key] = tensors[name]
+            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": held})
+        if self.average and state["average"]:
+            self.average.step_count = state["average"]["steps"]
+            self.average.log_decay = state["average"]["log_decay"]
+            for i, shadow in enumerate(self.average.shadow):
+                shadow.copy_(tensors[f"average.dense.{i}"])
+            for table in self.average.rows:
+                self.average.rows[table].copy_(tensors[f"average.rows.{table}"])
+                self.average.seen[table].copy_(tensors[f"average.seen.{table}"])
+        if "random" in tensors:
+            torch.set_rng_state(tensors["random"])
+        if "random.device" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.device"], self.device)
+
     def _save(self, name: str) -> None:
+        """Under either name the whole state, so that whichever the model is left in can be gone on from."""
         began = time.monotonic()
-        if name == "best":
-            with self.average.swapped_in() if self.average else nullcontext():
-                save_checkpoint(self.folder, name, {f"model.{k}": v for k, v in self.model.state_dict().items()},
-                                {"step": self.step, "best": self.best})
-        else:
-            self._check_weights()
-            save_checkpoint(self.folder, name, self.tensors(), self.state())
+        self._check_weights()
+        save_checkpoint(self.folder, name, self.tensors(), self.state())
+        if name == "last":
             self.saved, self._last_save = self.step, time.monotonic()
             self._save_took = self._last_save - began
         self.report({"event": "checkpoint", "step": self.step, "name": name})
@@ -410,34 +454,20 @@ class Trainer:
             raise ArtefactError(f"checkpoint {self.folder / 'last'}: is of another model ({listing(sorted(odd))} only "
                                 "on one side); begin anew with --fresh")
         with torch.no_grad():
-            for name in given:
-                mine[name].copy_(tensors[name])
-        if self.optimiser:
-            held: dict[int, dict[str, Tensor]] = {}
-            for name in tensors:
-                if name.startswith("dense."):
-                    _, i, key = name.split(".")
-                    held.setdefault(int(i), {})[key] = tensors[name]
-            self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": held})
+            mine["log"].copy_(tensors["log"])
+        self.begin_from(tensors, state)
         self.step, self.epoch, self.rows, self.position = (state[k] for k in ("step", "epoch", "rows", "position"))
         self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
         self.evaluated, self.saved = state["evaluated"], self.step
         self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
-        self.updates.step_count = state["row_steps"]
-        if self.average:
-            self.average.step_count = state["average"]["steps"]
-            self.average.log_decay = state["average"]["log_decay"]
         batches.restore(self.position)
-        torch.set_rng_state(tensors["random"])
-        if "random.device" in tensors:
-            torch.cuda.set_rng_state(tensors["random.device"], self.device)
 
     def _load_best(self) -> None:
         tensors, state = load_checkpoint(self.folder, "best") or ({}, {"step": None})
-        if state["step"] != self.best_step:
-            raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be of step {self.best_step}, and is of "
-                                f"{state['step']}; begin anew with --fresh")
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items()})
+        if state["step"] != self.best_step or "row_steps" not in state:
+            raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be the whole state of step "
+                                f"{self.best_step}, and is of {state['step']}; begin anew with --fresh")
+        self.begin_from(tensors, state)
 
 
 @contextmanager

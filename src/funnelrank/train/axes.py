@@ -1,0 +1,170 @@
+"""What stands where in a model's weights, found out by building its slots a little larger.
+
+Parts know only sizes, so no part says which of its columns belong to which feature. But the axis of a weight that
+grows when `flat` grows has a place for each column of flat; one that grows with `tasks` has a place for each task; and
+if a task more makes a module more, that module's name counts tasks. So any part is understood without a word of its
+own, if it keeps three customs:
+
+    an axis with c places for each name is [names, c] flattened, as `view` and `flatten` leave it
+    a part of `prepare` that widens flat appends to it, histories in their order
+    `weight[..., in]`: the last axis of a weight is what it reads
+
+An axis that depends on several sizes in any other way is `mixed`: it can be carried only where none of them changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from funnelrank.errors import ConfigError
+from funnelrank.inputs import Relation, Spec
+from funnelrank.models.slots import Slots
+from funnelrank.ranker import RankingModel
+
+NUMBERS = re.compile(r"\d+(_\d+)*")
+READ = ("flat", "numbers", "fields", "group", "history")     # what weights read; the others are what they are for
+
+Label = Hashable
+Labels = tuple[Label, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a weight: a label for each place, or None where places have no names; and what it counts."""
+
+    labels: Labels | None
+    size: int
+    counts: str = ""             # flat, numbers, fields, group, history, tasks, scenarios, or mixed
+
+
+@dataclass(frozen=True)
+class Place:
+    """A weight, by a name that does not depend on positions, and its axes."""
+
+    name: str
+    names: Labels                # tasks, histories, ... in that name
+    axes: tuple[Axis, ...]
+
+
+def places(model: RankingModel) -> dict[str, Place]:
+    """Key of the state dict -> Place, for everything but the tables."""
+    labels, spec = _labels(model), replace(model.spec, log_odds=())
+    found = {"funnel.loc": Place("funnel.loc", (), (Axis(labels["tasks"], spec.tasks, "tasks"),)),
+             "funnel.scale": Place("funnel.scale", (), (Axis(labels["tasks"], spec.tasks, "tasks"),))}
+    base = {k: tuple(v.shape) for k, v in model.slots.state_dict().items()}
+    more, by = {}, {}
+    for quantity in _larger(spec, 1):
+        more[quantity], by[quantity] = _grown(model, spec, quantity)
+    keyed = _keyed(base, more)
+    for key, shape in base.items():
+        name, names = _renamed(key, keyed, labels, model)
+        axes = tuple(_axis([(q, (more[q][key][i] - n) / by[q]) for q in labels
+                            if q in more and key in more[q] and more[q][key][i] != n], n, labels)
+                     for i, n in enumerate(shape))
+        found[f"slots.{key}"] = Place(f"slots.{name}", names, axes)
+    return found
+
+
+def _labels(model: RankingModel) -> dict[str, Labels]:
+    """Quantity -> a label for each of its places."""
+    e = model.embedding
+    flat = tuple((p.name, j) for p in e.pieces for j in range(p.width))
+    labels: dict[str, Labels] = {"flat": flat}
+    labels |= {f"history {h}": tuple((h, j) for j in range(w)) for h, w in e.histories.items()}
+    labels |= {f"group {g}": tuple(flat[c] for c in columns.tolist()) for g, columns in e.groups.items()}
+    named: dict[str, Labels] = {"fields": tuple(p.name for p in e.embedded), "numbers": tuple(e.layout.numbers),
+                                "tasks": tuple(model.tasks), "histories": tuple(e.histories),
+                                "scenarios": (0, 1, *e.layout.scenarios)}
+    return labels | named
+
+
+def _larger(spec: Spec, k: int) -> dict[str, Spec]:
+    """Quantity -> a Spec with k more of it. Fields and columns of groups that are more stand where others do."""
+    T = spec.tasks
+    chain = (*spec.relations, *(Relation(t - 1, t) for t in range(T, T + k))) if spec.relations else ()
+    larger = {"flat": replace(spec, flat=spec.flat + k), "numbers": replace(spec, numbers=spec.numbers + k),
+              "tasks": replace(spec, tasks=T + k, relations=chain),
+              "scenarios": replace(spec, scenarios=spec.scenarios + k)}
+    if spec.embedded:
+        larger["fields"] = replace(spec, fields=spec.fields and (spec.fields[0] + k, spec.fields[1]),
+                                   starts=(*spec.starts, *spec.starts[:1] * k), embedded=spec.embedded + k)
+    larger |= {f"group {g}": replace(spec, groups={**spec.groups, g: w + k},
+                                     columns={**spec.columns, g: (*spec.columns[g], *spec.columns[g][:1] * k)})
+               for g, w in spec.groups.items() if w}
+    larger |= {f"history {h}": replace(spec, histories={**spec.histories, h: w + k})
+               for h, w in spec.histories.items()}
+    if spec.histories:
+        width = next(iter(spec.histories.values()))
+        larger["histories"] = replace(spec, histories={**spec.histories, **{f"one more {i}": width for i in range(k)}})
+    return larger
+
+
+def _grown(model: RankingModel, spec: Spec, quantity: str) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes of the slots with k more of a quantity, and k: 1, unless only other sizes divide as a part wants."""
+    for k in (1, 2, 3, 4, 6, 8, 12, 16, 32, 64):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                slots = Slots(model.slots.said, _larger(spec, k)[quantity])
+        except ConfigError as error:
+            fault = error
+            continue
+        return {key: tuple(v.shape) for key, v in slots.state_dict().items()}, k
+    raise fault
+
+
+def _keyed(base: Mapping[str, Sequence[int]], more: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, str]:
+    """Module path -> what the numbers in its children's names count: 'transfer.gates' -> tasks."""
+    found = {}
+    for quantity in ("tasks", "histories", "scenarios", "fields"):
+        for key in more.get(quantity, {}):
+            if key in base:
+                continue
+            path = key.split(".")
+            known = max(i for i in range(len(path)) if any(k.split(".")[:i] == path[:i] for k in base))
+            if NUMBERS.fullmatch(path[known]):
+                found[".".join(path[:known])] = quantity
+    return found
+
+
+def _renamed(key: str, keyed: Mapping[str, str], labels: Mapping[str, Labels],
+             model: RankingModel) -> tuple[str, Labels]:
+    """'transfer.gates.0_1.weight' -> 'transfer.ait.gates.click_cart.weight', and click and cart."""
+    path, names = key.split("."), []
+    out = []
+    for i, piece in enumerate(path):
+        counts = keyed.get(".".join(path[:i]))
+        if counts and NUMBERS.fullmatch(piece):
+            said = [labels[counts][int(n)] for n in piece.split("_")]
+            names += said
+            piece = ">".join(map(str, said))
+        out.append(piece)
+    slot = model.slots.said.get(path[0])
+    if isinstance(slot, list):                               # a chain: by the part's name, not its position
+        parts = [s["name"] for s in slot]
+        at = int(path[1])
+        out[1] = parts[at] + "'" * parts[:at].count(parts[at])
+    elif slot:
+        out.insert(1, slot["name"])
+    return ".".join(out), tuple(names)
+
+
+def _axis(grows: list[tuple[str, float]], size: int, labels: Mapping[str, Labels]) -> Axis:
+    """The axis that grows by so many places with each of these quantities."""
+    grows = [(q, c) for q, c in grows if q != "histories"]
+    if not grows:
+        return Axis(None, size)
+    alone = len(grows) == 1 or all(c == 1 and q.startswith(("flat", "history ")) for q, c in grows)
+    plain = [(q, label) for q, c in grows for label in labels[q] for _ in range(round(c))]
+    if alone and all(c == round(c) for _, c in grows) and len(plain) == size:
+        seen: dict[Label, int] = {}
+        numbered = []
+        for one in plain:
+            seen[one] = seen.get(one, -1) + 1
+            numbered.append((*one, seen[one]))
+        return Axis(tuple(numbered), size, grows[0][0].split(" ")[0])
+    whole = tuple((q, labels[q]) for q, _ in grows)
+    return Axis(tuple((whole, k) for k in range(size)), size, "mixed")

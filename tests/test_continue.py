@@ -1,0 +1,257 @@
+"""A run that goes on from another: what is the same stays, to the bit; what is new starts; nothing is silent."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import funnelrank
+from funnelrank import ArtefactError, ConfigError, Ranker, api
+from funnelrank.continued import Before
+from funnelrank.flow import build, encode, fit, open_data, prepare
+from funnelrank.models import MODELS
+from funnelrank.simulate import simulate
+from funnelrank.train.optim import row_updates
+from funnelrank.train.trainer import Trainer
+
+CONFIG = {
+    "data": {"scenario": "scenario", "tables": {"items": {"path": "items.parquet", "key": "item_id"}}},
+    "features": {"item_id": {"min_count": 1}, "scenario": {"min_count": 1}, "price": "number", "lists": "off",
+                 "shown": {"kind": "sequence", "column": "hist_shown", "space": "item_id", "max_len": 5}},
+    "tasks": {"click": {}, "buy": {"after": "click"}},
+    "embedding": {"width": 4}, "model": {"name": "aitm", "represent": {"hidden": [8, 6], "dropout": 0.1}},
+    "train": {"epochs": 1, "batch_size": 128, "threads": 1, "log_every": 1000},
+}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    simulate(folder, rows=2000, users=60, items=80, seed=3)
+    rows = pq.read_table(folder / "train.parquet")
+    rare = rows["item_id"].to_numpy()[-1]                                  # an item that only the second half has
+    half = rows.num_rows // 2
+    first, second = rows.slice(0, half), rows.slice(half)
+    first = first.filter(pc.not_equal(first["item_id"], rare))
+    first = first.filter(pa.array([rare not in h for h in first["hist_shown"].to_pylist()]))
+    pq.write_table(first.filter(pc.not_equal(first["scenario"], "search")), folder / "a.parquet")
+    pq.write_table(second, folder / "b.parquet")
+    return folder
+
+
+def config(log, out, train, *sets, **sections):
+    said = {**CONFIG, **sections}
+    said["data"] = {**said["data"], "train": f"{train}.parquet"}
+    return funnelrank.load_config(said, [f"data.dir={log}", f"train.out={out}", *sets])
+
+
+@pytest.fixture(scope="module")
+def first(log, tmp_path_factory):
+    return api.train(config(log, tmp_path_factory.mktemp("runs") / "a", "a"))
+
+
+def begin(first, changed, anew=()):
+    """The model that a continued run starts with: averages swapped in, not a step done; encoder, and what is said."""
+    before = api.before_of(first.folder, changed, anew)
+    data = open_data(changed)
+    encoder = prepare(changed, data, old=before.encoder_for(changed))
+    splits = encode(changed, data, encoder)
+    model = build(changed, encoder, splits)
+    start, said = before.onto(changed, encoder, model)
+    trainer = Trainer(model, changed.settings.train, torch.ones(len(model.tasks)), folder=first.folder / "none",
+                      report=lambda e: None)
+    trainer.run(Nothing(), row_updates(model.embedding, changed.settings.embedding), start=(start.tensors, start.state))
+    return Ranker._made(changed, encoder, model.eval()), said
+
+
+class Nothing:
+    def __len__(self):
+        return 0
+
+    def epoch(self, number):
+        return iter(())
+
+    def state(self):
+        return None
+
+
+def test_with_no_step_done_old_rows_are_scored_to_the_same_bits(log, first, tmp_path):
+    ranker, said = begin(first, config(log, tmp_path / "x", "b"))
+    rows = pq.read_table(log / "a.parquet")
+    assert ranker.predict(rows).equals(first.ranker.predict(rows)) and ranker.predict(rows).num_rows > 300
+    assert said["spaces"]["item_id"]["added"] > 0 and said["scenarios"]["added"] == ["search"]
+    assert said["spaces"]["item_id"]["dropped"] == 0 and not said["weights"]["added"]
+
+
+def test_a_then_b_is_one_training_of_a_then_b_to_the_bit(log, tmp_path):
+    for name, sets in {"adagrad": (), "adam": ("embedding.optimiser.name=adam",)}.items():
+        sets = (*sets, "train.average=0.9")
+        one = api.train(config(log, tmp_path / name / "1", "b", *sets))
+        two = api.train(config(log, tmp_path / name / "2", "b", *sets), continue_from=one.folder)
+        settings = config(log, tmp_path / name / "both", "b", *sets, "train.epochs=1")
+        data = open_data(settings)
+        encoder = prepare(settings, data)
+        splits = encode(settings, data, encoder)
+        model = build(settings, encoder, splits)
+        fit(settings, model, encoder, {"train": Twice(splits["train"])}, folder=tmp_path / name / "both")
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, two.ranker.model.state_dict()[key]), (name, key)
+        assert two.ranker.about["training"]["steps"] == one.trained.steps
+
+
+class Twice:
+    """An epoch that is the split's first epoch, and then that once more."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __getattr__(self, name):
+        return getattr(self.split, name)
+
+    def __len__(self):
+        return len(self.split)
+
+
+@pytest.fixture(autouse=True)
+def twice_in_a_row(monkeypatch):
+    from funnelrank import flow
+
+    class Loader(flow.Loader):
+        def epoch(self, n):
+            yield from super().epoch(n)
+            if isinstance(self.split, Twice):
+                yield from super().epoch(n)
+    monkeypatch.setattr(flow, "Loader", Loader)
+
+
+def test_a_second_training_knows_all_and_says_what_it_took_over(log, first, tmp_path):
+    events = []
+    done = api.train(config(log, tmp_path / "b", "b"), continue_from=first.folder, report=events.append)
+    said = next(e for e in events if e["event"] == "continue")
+    kept = json.loads((done.folder / "artefact" / "continued.json").read_text())
+    assert kept["spaces"] == said["spaces"] == Ranker.load(done.folder).continued["spaces"]
+    assert kept["trainings"] == 1 and kept["features"]["carried"] == list(done.ranker.config.schema.features)
+    third = api.train(config(log, tmp_path / "c", "a"), continue_from=done.folder / "artefact")
+    assert third.ranker.continued["trainings"] == 2 and third.ranker.continued["spaces"]["item_id"]["added"] == 0
+    a, b = (r.ranker.encoder.vocabs["item_id"].values() for r in (done, third))
+    assert a == b
+
+
+def test_features_tasks_and_columns_of_tables_come_and_go(log, first, tmp_path):
+    features = {**CONFIG["features"], "category": {"column": "items.category", "min_count": 1}, "device": "id",
+                "hour": {"kind": "number", "role": "user"}}
+    del features["price"]
+    changed = config(log, tmp_path / "d", "b", features=features,
+                     tasks={"click": {}, "cart": {"after": "click"}, "buy": {"after": "click"}, "like": {}})
+    ranker, said = begin(first, changed)
+    assert said["features"]["added"] == ["category", "device", "hour"] and said["features"]["dropped"] == ["price"]
+    assert said["tasks"] == {"carried": ["click", "buy"], "added": ["cart", "like"], "dropped": []}
+    assert said["tables"] == {"items": {"rows": 80, "before": None}}
+    assert any("click>cart" in w for w in said["weights"]["added"]) and said["weights"]["resized"]
+    done = api.train(changed, continue_from=first.folder)
+    assert {"click", "cart", "buy", "like"} <= set(done.ranker.predict(log / "b.parquet").column_names)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_was_learned_says_the_same_beside_new_features_and_tasks(log, tmp_path, name):
+    """Places are found by name in every model: columns move, heads move, and the old answers stay."""
+    one = api.train(config(log, tmp_path / "1", "b", model={"name": name}))
+    features = {"device": {"role": "user"}, "hour": {"kind": "number", "role": "user"}, **CONFIG["features"]}
+    tasks = {"like": {}, **CONFIG["tasks"]}
+    changed = config(log, tmp_path / "2", "b", model={"name": name}, features=features, tasks=tasks)
+    ranker, said = begin(one, changed)
+    rows = pq.read_table(log / "b.parquet")
+    with torch.no_grad():                          # FM multiplies the new vectors with the old ones; at 0 it does not
+        table = ranker.model.embedding.tables["width_4"]
+        table.weight[table.offset["device"]:][:ranker.encoder.layout.size["device"]] = 0
+    a, b = one.ranker.predict(rows), ranker.predict(rows)
+    for task in ("click", "buy"):
+        np.testing.assert_allclose(b[task].to_numpy(), a[task].to_numpy(), rtol=2e-5, atol=1e-7)
+    assert said["tasks"]["added"] == ["like"] and "features" in said
+
+
+@pytest.mark.parametrize("sections, sets, message, anew", [
+    ({}, ["features.price.log=false"], r"features.price: log was True, now False.*--anew price", "price"),
+    ({}, ["model.represent.hidden=[8, 8]"], r"model.represent: .*width 6 has width 8 now.*--anew represent",
+     "represent,transfer,predict"),
+    ({}, ["model.reading=conditional", "model.calibrator=0"],
+     r"model.reading: was joint, now conditional.*--anew predict", "predict"),
+    ({}, ["embedding.width=8"], r"rows of space 'item_id' were 4 wide, now 8.*--anew item_id,shown",
+     "item_id,shown,scenario"),
+    ({}, ["embedding.optimiser.name=adam"], r"embedding.optimiser.name: was adagrad, now adam.*--anew optimiser",
+     "optimiser"),
+    ({"model": {"name": "single_task", "represent": {"hidden": [8, 6]}}}, [],
+     r"model.transfer: was 'ait', now .*--anew transfer", "transfer"),
+    ({"model": {"prepare": ["din"]}}, [], r"model.prepare: was .*, now 'din'.*--anew prepare", "prepare")])
+def test_what_cannot_be_carried_is_refused_with_the_way_out(log, first, tmp_path, sections, sets, message, anew):
+    changed = config(log, tmp_path / "x", "b", *sets, **{k: {**CONFIG[k], **v} for k, v in sections.items()})
+    with pytest.raises(ConfigError, match=message):
+        begin(first, changed)
+    ranker, said = begin(first, changed, anew.split(","))
+    assert said["anew"] == sorted(anew.split(",")) and ranker.predict(log / "b.parquet").num_rows
+
+
+def test_words_of_anew_that_name_nothing_and_a_run_into_itself_are_refused(log, first, tmp_path):
+    with pytest.raises(ConfigError, match=r"--anew: no feature, task or slot 'prise' \(did you mean 'price'"):
+        api.train(config(log, tmp_path / "x", "b"), continue_from=first.folder, anew=["prise"])
+    with pytest.raises(ConfigError, match="is the run to continue from"):
+        api.train(config(log, first.folder, "b"), continue_from=first.folder)
+
+
+def test_without_its_state_only_weights_go_on_and_only_if_asked(log, first, tmp_path):
+    first.ranker.save(tmp_path / "alone")
+    changed = config(log, tmp_path / "x", "b")
+    with pytest.raises(ConfigError, match="the state of its optimisers, .* is not there; .* --anew optimiser"):
+        api.before_of(tmp_path / "alone", changed, ())
+    before = api.before_of(tmp_path / "alone", changed, ["optimiser"])
+    assert isinstance(before, Before) and before.state is None
+    done = api.train(changed, continue_from=tmp_path / "alone", anew=["optimiser"])
+    assert done.ranker.continued["optimiser"] == "anew"
+
+
+def test_the_state_of_another_training_is_refused(log, first, tmp_path):
+    import shutil
+    shutil.copytree(first.folder, tmp_path / "mixed")
+    other = api.train(config(log, tmp_path / "other", "a", "train.seed=5"))
+    shutil.rmtree(tmp_path / "mixed" / "checkpoints")
+    shutil.copytree(other.folder / "checkpoints", tmp_path / "mixed" / "checkpoints")
+    with pytest.raises(ConfigError, match="is of another training"):
+        api.before_of(tmp_path / "mixed", config(log, tmp_path / "x", "b"), ())
+    tensors = tmp_path / "mixed" / "checkpoints" / "last" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtefactError, match="has hash"):
+        api.before_of(tmp_path / "mixed", config(log, tmp_path / "x", "b"), ())
+
+
+def test_numbers_keep_the_scales_that_weights_were_learned_on(log, first, tmp_path):
+    ranker, _ = begin(first, config(log, tmp_path / "x", "b"))
+    assert ranker.encoder.scalers == first.ranker.encoder.scalers
+    ranker, _ = begin(first, config(log, tmp_path / "x", "b"), ["price"])
+    assert ranker.encoder.scalers["price"] != first.ranker.encoder.scalers["price"]
+
+
+def test_the_state_of_the_best_evaluation_is_what_goes_on(log, tmp_path):
+    """Patience spent: the artefact holds the best weights, and so does what continues from it."""
+    valid = {**CONFIG["data"], "valid": "a.parquet", "test": "valid.parquet"}
+    sets = ("train.epochs=20", "train.optimiser.lr=0.1", "embedding.optimiser.name=rowwise_adagrad",
+            "model.represent.norm=batch")
+    one = api.train(config(log, tmp_path / "1", "b", *sets, data=valid))
+    assert one.trained.kept == "best" and one.trained.best_step < one.trained.steps
+    ranker, said = begin(one, config(log, tmp_path / "2", "b", *sets, data=valid))
+    rows = pq.read_table(log / "a.parquet")
+    assert ranker.predict(rows).equals(one.ranker.predict(rows)) and not said["weights"]["resized"]
+
+
+def test_retired_values_leave_and_the_rows_of_others_stay(log, tmp_path):
+    one = api.train(config(log, tmp_path / "b", "b"))
+    ranker, said = begin(one, config(log, tmp_path / "x", "a", data={**CONFIG["data"], "retire": 1}))
+    old, new = one.ranker.encoder.vocabs["item_id"], ranker.encoder.vocabs["item_id"]
+    assert said["spaces"]["item_id"]["dropped"] == len(set(old.values()) - set(new.values())) > 0
+    tables = [r.model.embedding.tables["width_4"] for r in (one.ranker, ranker)]
+    for value in set(old.values()) & set(new.values()):
+        at = [t.weight[t.offset["item_id"] + v.values().index(value) + 2] for t, v in zip(tables, (old, new))]
+        assert torch.equal(*at)
