@@ -320,3 +320,21 @@ def test_all_faults_are_named_at_once(tmp_path):
     assert [m.split(":")[0] for m in dict.fromkeys(caught.value.messages)] == [
         "simulate.users", "simulate.funnel", "simulate.null_rate", "simulate.out"]
     assert (tmp_path / "log").read_text() == "mine"
+
+
+def test_an_item_that_is_launched_is_shown_from_its_day_on(tmp_path):
+    simulate(tmp_path / "new", rows=6_000, users=100, items=200, launches=0.5, drift=0, seed=4)
+    simulate(tmp_path / "all", rows=6_000, users=100, items=200, drift=0, seed=4)
+    first = {}
+    for name in ("new", "all"):
+        rows = pa.concat_tables([pq.read_table(tmp_path / name / f"{s}.parquet") for s in ("train", "valid", "test")])
+        seen = rows.group_by("item_id").aggregate([("day", "min")]).to_pydict()
+        first[name] = dict(zip(seen["item_id"], seen["day_min"]))
+    late = {name: sum(day > 4 for day in days.values()) for name, days in first.items()}
+    assert late["new"] > 40 and late["new"] > 2 * late["all"]
+
+
+@pytest.mark.parametrize("launches", [-0.1, 1.0, float("nan")])
+def test_a_share_of_launches_is_a_share(tmp_path, launches):
+    with pytest.raises(ConfigError, match="simulate.launches: .*share from 0"):
+        simulate(tmp_path, rows=100, launches=launches)

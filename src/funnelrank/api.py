@@ -6,7 +6,6 @@ The steps themselves are functions of flow.py. `train(config)` does all of them 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -323,12 +322,20 @@ class Ranker:
                                     "written by another version, or by hand")
             ranker = cls(dataclasses.replace(config, name=artefact.about.get("name", config.name)))
             ranker.encoder = Encoder.load(path / "encoder")
-            ranker.about, ranker.rows = dict(artefact.about), json.loads((path / "metrics.json").read_text())
+            if ranker.encoder.schema != schema:
+                raise ArtefactError(f"{path}: the encoder's schema is not that of the config")
+            ranker.about = dict(artefact.about)
+            ranker.rows = read_json(path / "metrics.json", f"artefact {path}")
             if (path / "continued.json").exists():
                 ranker.continued = read_json(path / "continued.json", f"artefact {path}")
+                if type(ranker.continued.get("trainings")) is not int:
+                    raise ArtefactError(f"{path}: continued.json does not say how many trainings went before")
+        with torch.device("meta"):               # shapes alone: a config may say more than the memory holds
+            expected = {k: (tuple(v.shape), v.dtype) for k, v in RankingModel(
+                config.settings, schema, ranker.encoder.layout, {}).state_dict().items()}
+        tensors = load_tensors(path / "model.safetensors", expected)
         ranker.model = RankingModel(config.settings, schema, ranker.encoder.layout, {})
-        expected = {k: (tuple(v.shape), v.dtype) for k, v in ranker.model.state_dict().items()}
-        ranker.model.load_state_dict(load_tensors(path / "model.safetensors", expected))
+        ranker.model.load_state_dict(tensors)
         ranker.model.eval()
         return ranker
 

@@ -346,7 +346,7 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
 def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: int = 2_000, scenarios: int = 4,
              days: int = 10, funnel: str = "click,cart,buy", side_tasks: str = "like", spend: bool = True,
              seed: int = 0, null_rate: float = 0.02, missing_labels: float = 0.02, delay_hours: float = 0.0,
-             drift: float = 0.2) -> None:
+             drift: float = 0.2, launches: float = 0.0) -> None:
     """Write a log whose true probabilities are known.
 
     Writes train, valid, test, users and items as parquet files. For example:
@@ -378,11 +378,13 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
         The last step's label is not yet known on the last so many hours of train.
     drift
         How far days wander; 0 for days that are alike.
+    launches
+        Share of items that nobody is shown before a day of their own.
     """
     from funnelrank.simulate import simulate as make
     made = make(out, rows=rows, users=users, items=items, scenarios=scenarios, days=days, funnel=_split([funnel]),
                 side_tasks=_split([side_tasks]), spend=spend, seed=seed, null_rate=null_rate,
-                missing_labels=missing_labels, delay_hours=delay_hours, drift=drift)
+                missing_labels=missing_labels, delay_hours=delay_hours, drift=drift, launches=launches)
     _say(f"{out}: " + ", ".join(f"{split} {n:,}" for split, n in made["rows"].items()) + " rows; rates "
          + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
 

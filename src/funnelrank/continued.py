@@ -22,7 +22,7 @@ from funnelrank.data.grow import carried_over, growth, rows_before, same_feature
 from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.ranker import RankingModel
 from funnelrank.sealed import MANIFEST
-from funnelrank.train.carry import OPTIMISER, SLOTS, Carried, Model, carry, check_tensors
+from funnelrank.train.carry import OPTIMISER, SLOTS, Carried, Model, carry, check_state
 from funnelrank.train.checkpoint import load_checkpoint, tensors_hash
 
 
@@ -115,7 +115,7 @@ def _kept(folder: Path, ranker: Ranked) -> tuple[Mapping[str, Tensor], Mapping[s
         why = "is not there" if found is None else "is of another training"
         raise ConfigError(f"artefact {folder}: the state of its optimisers, {where}, {why}; continue from the run's "
                           f"own folder, or with the weights alone by --anew {OPTIMISER}")
-    check_tensors(ranker.model, ranker.config.settings, found[0], f"checkpoint {where}")
+    check_state(ranker.model, ranker.config.settings, *found, f"checkpoint {where}")
     return found
 
 

@@ -58,7 +58,7 @@ def write_sealed(folder: Path, kind: str, files: Mapping[str, Content], about: M
     try:
         with new_folder(folder) as new:
             for name, content in files.items():
-                assert _inside(name) and name != MANIFEST, name
+                assert inside(name) and name != MANIFEST, name
                 path = new / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if callable(content):
@@ -195,7 +195,7 @@ def _manifest(path: Path, kind: str, where: str) -> dict[str, Any]:
     if not isinstance(manifest.get("about"), dict) or not isinstance(manifest.get("files"), dict):
         raise ArtefactError(f"{where}: {MANIFEST} needs 'about' and 'files'; it was changed")
     for name, said in manifest["files"].items():
-        if not _inside(name) or name == MANIFEST:
+        if not inside(name) or name == MANIFEST:
             raise ArtefactError(f"{where}: {MANIFEST} names {name[:200]!r}, which is no file inside the folder")
         if (not isinstance(said, dict) or type(said.get("size")) is not int or said["size"] < 0
                 or not re.fullmatch("[0-9a-f]{64}", str(said.get("sha256")))):
@@ -221,10 +221,10 @@ def _verify(path: Path, sealed: Mapping[str, Any], where: str) -> None:
                                 f"{said['sha256'][:12]}...; it changed after it was written")
 
 
-def _inside(name: str) -> bool:
-    """'vocab/item.arrow', in one way of writing only."""
-    parts = name.split("/")
-    return name.isprintable() and not set("\\:") & set(name) and not {"", ".", ".."} & set(parts)
+def inside(name: Any) -> bool:
+    """Whether a name is one of a file inside the folder: 'vocab/item.arrow', in one way of writing only."""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    return "" not in parts and name.isprintable() and not set("\\:") & set(name) and not {"", ".", ".."} & set(parts)
 
 
 def _names(folder: Path, where: str) -> list[str]:

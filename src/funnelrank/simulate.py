@@ -86,7 +86,7 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
              scenarios: int = 4, days: int = 10, funnel: Sequence[str] = ("click", "cart", "buy"),
              side_tasks: Sequence[str] = ("like",), spend: bool = True, seed: int = 0,
              null_rate: float = 0.02, missing_labels: float | Mapping[str, float] = 0.02,
-             delay_hours: float = 0.0, drift: float = 0.2) -> dict[str, Any]:
+             delay_hours: float = 0.0, drift: float = 0.2, launches: float = 0.0) -> dict[str, Any]:
     """Write a log of `rows` impressions and its two dimension tables into the folder `out`.
 
     rows            of the three files together, at most 10 million: all are held in memory meanwhile
@@ -99,6 +99,7 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
     delay_hours     besides, the last step's label is null in the last hours of train: not yet observed
     drift           how far days wander: on the last day, a task's base log-odds have walked at random by a
                     standard deviation of half of it, an item's log popularity by twice of it; 0: no drift
+    launches        share of items that nobody is shown before a day of their own, spread evenly over the days
 
     The same arguments give the same bytes, for the same versions of numpy and pyarrow. Files of these names
     are replaced once all five are complete; nothing is left behind where that fails.
@@ -109,12 +110,12 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
     """
     out, tasks = Path(out), [*funnel, *side_tasks]
     faults = _faults(out, rows, users, items, scenarios, days, funnel, side_tasks, seed, null_rate,
-                     missing_labels, delay_hours, drift)
+                     missing_labels, delay_hours, drift, launches)
     if faults:
         raise ConfigError(*faults)
     held = max(1, days // 10)
     ends = {"train": days - 2 * held, "valid": days - held, "test": days}     # the first day after each split
-    world = _World(seed, users, items, scenarios, days, drift)
+    world = _World(seed, users, items, scenarios, days, drift, launches)
     seen = world.impressions(rows)
     truth = world.truth(seen, funnel, side_tasks)
     happened = world.outcomes(truth, funnel)
@@ -145,7 +146,8 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
 
 def _faults(out: Path, rows: int, users: int, items: int, scenarios: int, days: int, funnel: Sequence[str],
             side_tasks: Sequence[str], seed: int, null_rate: float,
-            missing_labels: float | Mapping[str, float], delay_hours: float, drift: float) -> list[str]:
+            missing_labels: float | Mapping[str, float], delay_hours: float, drift: float,
+            launches: float) -> list[str]:
     """A sentence for every argument that cannot be served."""
     faults = []
 
@@ -185,7 +187,7 @@ def _faults(out: Path, rows: int, users: int, items: int, scenarios: int, days: 
     shares = {"missing_labels": missing_labels}
     if isinstance(missing_labels, Mapping):
         shares = {f"missing_labels.{t}": share for t, share in missing_labels.items()}
-    for name, value in {"null_rate": null_rate, **shares}.items():
+    for name, value in {"null_rate": null_rate, "launches": launches, **shares}.items():
         if not number(value) or not 0 <= value < 1:
             fault(name, value, "give a share from 0 up to, but not, 1")
         task = name.partition(".")[2]
@@ -200,9 +202,12 @@ def _faults(out: Path, rows: int, users: int, items: int, scenarios: int, days: 
 class _World:
     """Users and items, with what nobody sees of them. An item or a user is its position in these arrays."""
 
-    def __init__(self, seed: int, users: int, items: int, scenarios: int, days: int, drift: float):
+    def __init__(self, seed: int, users: int, items: int, scenarios: int, days: int, drift: float, launches: float):
         self.seed, self.scenarios, self.days, self.drift = seed, scenarios, days, drift
         self.users, self.items = self._people(users), self._things(items)
+        rng = self.stream("launches")
+        self.launch = np.where(rng.random(items) < launches, rng.integers(1, days, items), 0)      # the first day
+        self.launch[0] = 0                                         # there is always something to show
 
     def stream(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
@@ -277,9 +282,10 @@ class _World:
             d, s = divmod(g, self.scenarios)
             if d and s == 0:
                 popular += rng.normal(0, 2 * self.drift / math.sqrt(self.days - 1), items)
-            reach = np.cumsum(np.exp(popular + leaning[s, self.items["category"]]))
+            reach = np.cumsum(np.exp(popular + leaning[s, self.items["category"]]) * (self.launch <= d))
             item[order[low:high]] = np.searchsorted(reach, draw[order[low:high]] * reach[-1], side="right")
-        return np.minimum(item, items - 1)      # draw * reach[-1] may round to reach[-1]
+        item[item == items] = np.flatnonzero(self.launch == 0)[-1]      # draw * reach[-1] rounded to reach[-1]
+        return item
 
     def _walk(self, rng: np.random.Generator, last: float) -> Array:
         """A random walk [days] from 0, with standard deviation `last` on the last day."""

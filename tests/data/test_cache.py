@@ -153,7 +153,7 @@ def test_whatever_decides_the_numbers_makes_another_cache(made, change, monkeypa
     elif change == "contradictions":
         second = made.open(contradictions="repair")
     else:
-        monkeypatch.setattr(cache, "FORMAT", 2)
+        monkeypatch.setattr(cache, "FORMAT", -1)
         second = made.open()
     assert second.folder != first.folder and first.folder.exists()
 
@@ -372,3 +372,19 @@ def test_a_split_without_features_of_a_kind(tmp_path):
     split = made.open()
     same(split, whole(made))
     assert split.numbers.shape == (ROWS, 0) and split.lists == []
+
+
+def test_a_byte_changed_in_a_cache_is_never_read_and_the_cache_is_made_again(made):
+    first = made.open()
+    expected, rng = whole(made), np.random.default_rng(0)
+    for path in sorted(first.folder.iterdir()):
+        old = bytearray(path.read_bytes())
+        for at in rng.integers(0, max(len(old), 1), 3) if old else ():
+            old[at] ^= 1 << rng.integers(8)
+            path.write_bytes(old)
+            if (found := cache._open(first.folder)) is not None:
+                assert path.name == "meta.sum"                 # its sum of an empty file
+                same(found, expected)
+        path.unlink()
+        path.write_bytes(old)
+        same(made.open(), expected)

@@ -3,11 +3,12 @@
     <folder>/encoded-<key>/   ids.bin numbers.bin scenario.bin labels.bin weight.bin user.bin
                               list0.values.bin list0.offsets.bin list0.weights.bin ...    little-endian, row by row
                               meta.json    shapes, types, counts, coverage, and what the key was made from
+                              meta.sum     checksums of these files (CRC-32), held against them at every opening
 
 The key is a hash of the encoder, the files and the label policy: whatever changes makes another cache. Rows are encoded
 unit by unit, so that never more than one unit is in memory. The folder appears when it is complete; what is half
-written, or cut off since, is never used. A folder of caches keeps the KEEP that were used last, and any that a running
-process reads; older ones are removed when another is made.
+written, cut off or damaged since, is never used. A folder of caches keeps the KEEP that were used last, and any that a
+running process reads; older ones are removed when another is made.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 
@@ -32,10 +34,10 @@ from funnelrank.schema import Schema
 from funnelrank.sealed import read_json, to_json
 from funnelrank.settings import Data
 
-FORMAT = 1
+FORMAT = 2
 KEY = 32                 # hex digits
 KEEP = 20                # a run needs up to five: train, valid, test, and two with frozen histories
-META = "meta.json"
+META, SUMS = "meta.json", "meta.sum"
 ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "weight": "<f4", "user": "<i8"}
 LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
 
@@ -102,7 +104,9 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
             if source.fingerprint() != made_from["source"]:
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
                                 "complete")
-            (new / META).write_bytes(to_json({"made_from": made_from, "shapes": arrays.shapes, **meta}))
+            said = to_json({"made_from": made_from, "shapes": arrays.shapes, **meta})
+            (new / META).write_bytes(said)
+            (new / SUMS).write_bytes(to_json({**arrays.sums, META: crc32(said)}))
     except OSError as error:
         said = write_failure(error, target.parent, arrays and arrays.needed(source.rows))
         if said is None:
@@ -167,7 +171,7 @@ class _OnDisk:
     """The same as one file each in `folder`, little-endian, row by row."""
 
     def __init__(self, folder: Path):
-        self.folder, self.shapes = folder, {}
+        self.folder, self.shapes, self.sums = folder, {}, {}
         self._files: dict[str, BinaryIO] = {}
         self._bytes = self._done = 0
 
@@ -177,7 +181,9 @@ class _OnDisk:
         for name, part in parts.items():
             if name not in self._files:
                 self._files[name] = open(self.folder / f"{name}.bin", "wb", buffering=1 << 20)  # noqa: SIM115
-            self._files[name].write(np.ascontiguousarray(part, _dtype(name)).data)
+            flat = np.ascontiguousarray(part, _dtype(name)).reshape(-1).view(np.uint8)
+            self._files[name].write(flat.data)
+            self.sums[name] = crc32(flat, self.sums.get(name, 0))
             self.shapes[name] = (self.shapes.get(name, (0,))[0] + len(part), *part.shape[1:])
 
     def needed(self, rows: int) -> int | None:
@@ -199,10 +205,14 @@ def _open(target: Path) -> EncodedSplit | None:
         return None
     try:
         meta = read_json(path / META, f"cache {path}")
+        sums = read_json(path / SUMS, f"cache {path}")
+        if crc32((path / META).read_bytes()) != sums[META]:
+            return None
         maps = {name: _map(path / f"{name}.bin", tuple(shape), _dtype(name)) for name, shape in meta["shapes"].items()}
-    except (OSError, ArtefactError):
+    except (OSError, ArtefactError, LookupError, TypeError):
         return None
-    if any(array is None for array in maps.values()):
+    if any(array is None or crc32(array.reshape(-1).view(np.uint8)) != sums.get(name, 0)
+           for name, array in maps.items()):
         return None
     split = _split(maps.pop, meta, path)
     hold(path, split)

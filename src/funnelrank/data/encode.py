@@ -44,6 +44,7 @@ from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
 from funnelrank.errors import DataError, listing
 from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of, who_reads
+from funnelrank.sealed import inside, read_json
 
 FORMAT = 1
 BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
@@ -154,16 +155,26 @@ class Encoder:
     def load(cls, folder: Path | str) -> Encoder:
         """What `save` wrote. Raises DataError for another format."""
         folder = Path(folder)
-        about = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        about, where = read_json(folder / "encoder.json", str(folder)), folder / "encoder.json"
         if about.get("format") != FORMAT:
-            raise DataError(f"{folder / 'encoder.json'}: has format {about.get('format')}; this version reads {FORMAT}")
-        if outside := [f for f in (*about["tables"].values(), *about["vocabs"].values()) if ".." in Path(f).parts
-                       or Path(f).is_absolute()]:
-            raise DataError(f"{folder / 'encoder.json'}: names '{outside[0]}', which is no file inside the folder")
+            raise DataError(f"{where}: has format {about.get('format')}; this version reads {FORMAT}")
+        named = [*about["tables"].values(), *about["vocabs"].values(), about["scenario"] or "none"]
+        if outside := [f for f in named if not inside(f)]:
+            raise DataError(f"{where}: names '{outside[0]}', which is no file inside the folder")
         schema = Schema.model_validate(about["schema"])
-        if set(about["vocabs"]) != set(schema.spaces):
-            raise DataError(f"{folder / 'encoder.json'}: has vocabularies of {listing(about['vocabs'])}; the spaces of "
-                            f"its schema are {listing(schema.spaces)}")
+        for what, found, needed in (
+                ("vocabularies", about["vocabs"], schema.spaces), ("tables", about["tables"], [
+                    t for t, columns in schema.tables.items() if columns.columns]),
+                ("scales and boundaries", [*about["scalers"], *about["boundaries"]],
+                 schema.of_kind("number", "length", "gap"))):
+            if sorted(found) != sorted(needed):
+                raise DataError(f"{where}: has {what} of {listing(found) or 'nothing'}; its schema needs those of "
+                                f"{listing(needed) or 'nothing'}")
+        if bool(about["scenario"]) != bool(schema.scenario) or not set(about["weighted"]) <= set(schema.of_kind("bag")):
+            raise DataError(f"{where}: its scenarios or weighted bags are not those of its schema")
+        for name, cuts in about["boundaries"].items():
+            if any(type(c) not in (int, float) for c in cuts) or any(a >= b for a, b in zip(cuts, cuts[1:])):
+                raise DataError(f"{where}: the boundaries of '{name}' are no rising numbers")
         return cls(
             schema,
             {name: Dimension.load(folder / file) for name, file in about["tables"].items()},

@@ -210,6 +210,7 @@ class Dimension:
     def load(cls, path: str | Path) -> "Dimension":
         with reading(str(path)), pa.OSFile(str(path), "rb") as file:
             table = pa.ipc.open_file(file).read_all()
+            table.validate(full=True)             # offsets are taken from the file as they are
         about = table.schema.metadata or {}
         if b"funnelrank.table" not in about or b"funnelrank.key" not in about:
             raise DataError(f"{path}: is an Arrow file, but not a saved dimension table")

@@ -173,10 +173,17 @@ class Vocab:
     def load(cls, path: Path) -> Vocab:
         with pa.ipc.open_file(str(path)) as file:
             table = file.read_all()
-        about = json.loads(table.schema.metadata[b"funnelrank"])
+        table.validate(full=True)             # offsets are taken from the file as they are
+        about = json.loads((table.schema.metadata or {}).get(b"funnelrank", b"null"))
+        if not isinstance(about, dict) or table["value"].null_count:
+            raise DataError(f"{path}: is an Arrow file, but not a saved vocabulary")
         values = _one_chunk(table["value"], TYPE[about["family"]]) if about["keeps_values"] else None
-        unseen = table["unseen"].to_numpy().astype(np.int32) if "unseen" in table.column_names else None
-        return cls(Space(**about["space"]), about["family"], values, unseen)
+        unseen = table["unseen"].cast(pa.int32()).to_numpy() if "unseen" in table.column_names else None
+        vocab = cls(Space(**about["space"]), about["family"], values, unseen)
+        if (values is None) == (vocab.space.made in ("fitted", "list")) or (
+                values is not None and pc.count_distinct(values).as_py() != len(values)):
+            raise DataError(f"{path}: the values of a vocabulary are each there once")
+        return vocab
 
     def digest(self, update: Callable[[bytes], None]) -> None:
         """Feeds everything that decides ids to a hash function's `update`."""

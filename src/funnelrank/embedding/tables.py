@@ -134,7 +134,8 @@ class Embedding(nn.Module):
         self.flat_width = start
         self.members = self._members(settings.groups)
         self.groups = {g: torch.tensor([c for p in ps for c in range(self.slices[p.name].start,
-                                                                     self.slices[p.name].stop)], dtype=torch.int64)
+                                                                     self.slices[p.name].stop)], dtype=torch.int64,
+                                       device="cpu")         # numbers, even of a model that is shapes alone
                        for g, ps in self.members.items()}
         for group in self.needs.groups:
             if group not in self.groups:

@@ -90,7 +90,7 @@ def carry(old: Model, new: Model, tensors: Mapping[str, Tensor], state: Mapping[
     tables = {name: _rows(name, table, old, new, rows, faults) for name, table in new.model.embedding.tables.items()}
     if faults:
         raise ConfigError(*faults)
-    start = new.model.state_dict()
+    start = {k: v.cpu() for k, v in new.model.state_dict().items()}
     was = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     weights = {k: moves[k][1](was[moves[k][0]], v) if k in moves else v.clone() for k, v in start.items()
                if not k.startswith("embedding.tables.")}
@@ -327,16 +327,24 @@ def _averages(old: Model, new: Model, tensors: Mapping[str, Tensor], moves: Mapp
     return out
 
 
-def check_tensors(model: RankingModel, settings: Settings, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raises ArtefactError unless a checkpoint's tensors are those of this model, by name and shape."""
+def check_state(model: RankingModel, settings: Settings, tensors: Mapping[str, Tensor], state: Mapping[str, Any],
+                where: str) -> None:
+    """Raises ArtefactError unless a checkpoint is one of this model: its tensors by name and shape, its counts."""
+    average, number = state.get("average"), lambda v, kinds: type(v) in kinds and v == v
+    if not number(state.get("row_steps"), (int,)) or not (average is None or isinstance(average, dict) and number(
+            average.get("steps"), (int,)) and number(average.get("log_decay"), (int, float))):
+        raise ArtefactError(f"{where}: does not say how many steps were done; it was changed")
+    if "random" in tensors and (tensors["random"].shape, tensors["random"].dtype) != (
+            torch.get_rng_state().shape, torch.uint8):
+        raise ArtefactError(f"{where}: holds no state of this version's random generator")
     order, shapes = dense_names(model, settings), {k: tuple(v.shape) for k, v in model.state_dict().items()}
     needed = {f"model.{k}": shape for k, shape in shapes.items() if not k.startswith(FITTED)}
     for name, table in model.embedding.tables.items():
         kept = row_state(row_optimiser(name, settings.embedding), len(table.weight), table.width)
         needed |= {f"rows.{name}.{k}": shape for k, shape in kept.items()}
-        if settings.train.average:
+        if average is not None:
             needed |= {f"average.rows.{name}": tuple(table.weight.shape), f"average.seen.{name}": (len(table.weight),)}
-    if settings.train.average:
+    if average is not None:
         names = {id(p): n for n, p in model.named_parameters()}
         needed |= {f"average.dense.{i}": shapes[names[id(p)]] for i, p in enumerate(dense_parameters(model))}
     for key, tensor in tensors.items():
