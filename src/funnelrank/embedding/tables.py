@@ -50,8 +50,10 @@ class Table(nn.Module):
         for space, size in sizes.items():
             self.offset[space] = rows
             rows += size
-        self.weight = nn.Parameter(torch.empty(rows, width).normal_(0, init) if init else torch.zeros(rows, width),
-                                   requires_grad=False)
+        weight = torch.zeros(rows, width)
+        if init and not weight.is_meta:                 # of shapes alone, drawing would import half of torch
+            weight.normal_(0, init)
+        self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()]), persistent=False)
         with torch.no_grad():
             self.weight[self.pad] = 0
