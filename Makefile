@@ -1,8 +1,10 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
-# make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal
+# make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
+#             files by the thousand: the right result or one sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
+# make fuzz   texts and rows nobody has seen, for the config reader and the encoder (SECONDS=600)
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
 
 PYTHON := $(shell command -v python3.11 || command -v python3)
@@ -10,7 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test chaos lint install bench bench-quick
+.PHONY: run test chaos fuzz lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -21,6 +23,7 @@ test: $(INSTALLED)
 
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/python benchmarks/chaos_files.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -30,6 +33,9 @@ bench: $(INSTALLED) $(PEERS)
 
 bench-quick: $(INSTALLED) $(PEERS)
 	$(BIN)/python benchmarks/bench.py --quick
+SECONDS := 600
+fuzz: $(INSTALLED)
+	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
 
 install: $(INSTALLED)
 

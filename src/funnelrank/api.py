@@ -330,9 +330,16 @@ class Ranker:
                 ranker.continued = read_json(path / "continued.json", f"artefact {path}")
                 if type(ranker.continued.get("trainings")) is not int:
                     raise ArtefactError(f"{path}: continued.json does not say how many trainings went before")
-        with torch.device("meta"):               # shapes alone: a config may say more than the memory holds
-            expected = {k: (tuple(v.shape), v.dtype) for k, v in RankingModel(
-                config.settings, schema, ranker.encoder.layout, {}).state_dict().items()}
+        most, embedding = (path / "model.safetensors").stat().st_size // 4, config.settings.embedding
+        widest = max(embedding.width, *(s.width or 0 for s in embedding.spaces.values()), 0)
+        if widest > most:
+            raise ArtefactError(f"{path}: an embedding of width {widest} is more numbers than model.safetensors holds")
+        try:
+            with torch.device("meta"):           # shapes alone: a config may say more than the memory holds
+                expected = {k: (tuple(v.shape), v.dtype) for k, v in RankingModel(
+                    config.settings, schema, ranker.encoder.layout, {}).state_dict().items()}
+        except RuntimeError as error:
+            raise ArtefactError(f"{path}: no model can be as large as its config says ({error})") from None
         tensors = load_tensors(path / "model.safetensors", expected)
         ranker.model = RankingModel(config.settings, schema, ranker.encoder.layout, {})
         ranker.model.load_state_dict(tensors)

@@ -119,6 +119,9 @@ class Scaler:
     def from_json(cls, said: dict[str, Any]) -> Scaler:
         """Raises ValueError or TypeError for what `to_json` never gives."""
         scaler = cls(**said)
+        numbers = (scaler.centre, scaler.spread, 1.0 if scaler.clip is None else scaler.clip)
+        if any(type(n) not in (int, float) for n in numbers) or {type(scaler.log), type(scaler.indicator)} != {bool}:
+            raise ValueError("a scaler whose numbers are none")
         if not (np.isfinite(scaler.centre) and np.isfinite(scaler.spread) and scaler.spread > 0):
             raise ValueError(f"a scaler of centre {scaler.centre} and spread {scaler.spread}")
         return scaler

@@ -43,7 +43,8 @@ def canonical(array: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
         return _whole(array, where)
     if pa.types.is_date32(kind):
         return array.cast(pa.int32()).cast(INT)
-    if pa.types.is_boolean(kind) or pa.types.is_temporal(kind) or pa.types.is_null(kind):
+    times = pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+    if pa.types.is_boolean(kind) or times or pa.types.is_null(kind):
         return array.cast(INT)
     raise DataError(f"{where}: is of type {kind}, which cannot be an id; whole numbers or text would do")
 

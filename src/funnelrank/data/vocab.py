@@ -244,7 +244,7 @@ def to_family(array: pa.Array, family: Family, where: str, what: str) -> pa.Arra
     beyond = [text for text in wide if not -2**63 <= int(text) < 2**63]
     if len(wrong) or beyond:
         first = wrong[0].as_py() if len(wrong) else beyond[0]
-        raise DataError(f"{where}: holds '{first}', but {what} holds integers; write integers, or give "
+        raise DataError(f"{where}: holds {first!r}, but {what} holds integers; write integers, or give "
                         "texts a place of their own")
     return array.cast(pa.int64())
 
@@ -335,7 +335,8 @@ def digest_values(array: pa.Array, update: Callable[[bytes], None]) -> None:
 
 def map_as_list(array: pa.Array) -> pa.Array:
     """A map column as lists of structs of key and value."""
-    pair = pa.struct([pa.field("key", array.type.key_type, False), pa.field("value", array.type.item_type)])
+    kind = array.type.key_type
+    pair = pa.struct([pa.field("key", kind, pa.types.is_null(kind)), pa.field("value", array.type.item_type)])
     return array.cast(pa.large_list(pair))
 
 
