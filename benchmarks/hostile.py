@@ -333,7 +333,8 @@ def _change_value(draw: random.Random, value: Any) -> str:
 
 
 def _change_arrow(draw: random.Random, path: Path) -> str:
-    """Bytes of an Arrow file, or its values: none, nulls, one twice, another type, another column or no metadata."""
+    """Bytes of an Arrow file, its compression, or its values: none, nulls, one twice, another type, another column or
+    no metadata."""
     import pyarrow as pa
     if draw.random() < 0.6:
         content = bytearray(path.read_bytes())
@@ -343,7 +344,7 @@ def _change_arrow(draw: random.Random, path: Path) -> str:
         return "bytes"
     with pa.ipc.open_file(str(path)) as file:
         table = file.read_all()
-    said, name = draw.choice(["empty", "nulls", "twice", "type", "renamed", "bare"]), table.column_names[0]
+    said, name = draw.choice(["empty", "nulls", "twice", "type", "renamed", "bare", "packed"]), table.column_names[0]
     first = table.column(0)
     if said == "empty":
         table = table.slice(0, 0)
@@ -355,9 +356,10 @@ def _change_arrow(draw: random.Random, path: Path) -> str:
         table = table.set_column(0, name, pa.array([0.5] * len(table)))
     elif said == "renamed":
         table = table.rename_columns([f"{n}!" for n in table.column_names])
-    else:
+    elif said == "bare":
         table = table.replace_schema_metadata(None)
-    with pa.ipc.new_file(str(path), table.schema) as file:
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if said == "packed" else None)
+    with pa.ipc.new_file(str(path), table.schema, options=options) as file:
         file.write_table(table)
     return said
 

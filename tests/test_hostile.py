@@ -9,10 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from funnelrank import ArtefactError, FunnelrankError, Ranker, api
+from funnelrank import ArtefactError, DataError, FunnelrankError, Ranker, api
 from funnelrank.config import load
 from funnelrank.data.encode import Encoder
+from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.source import open_source
+from funnelrank.data.tables import Dimension
+from funnelrank.data.vocab import Vocab
 from funnelrank.settings import Data
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -75,6 +78,26 @@ def test_offsets_of_an_arrow_file_are_checked_before_they_are_followed(artefact,
     hostile.seal(folder)
     with pytest.raises(ArtefactError, match="are not what this version"):
         Ranker.load(folder)
+
+
+@pytest.mark.parametrize("column", [pa.array([0] * 10**6), pa.array(["x" * 10**6]).dictionary_encode()],
+                         ids=["numbers", "dictionary"])
+def test_an_arrow_file_that_grows_when_it_is_read_is_refused_before(tmp_path, column):
+    table, packed = pa.table({"value": column}), pa.ipc.IpcWriteOptions(compression="zstd")
+    write_saved(table, tmp_path / "plain.arrow")
+    assert read_saved(tmp_path / "plain.arrow").equals(table)
+    with pa.ipc.new_file(str(tmp_path / "packed.arrow"), table.schema, options=packed) as file:
+        file.write_table(table)
+    assert (tmp_path / "packed.arrow").stat().st_size < table.nbytes / 100
+    before = pa.total_allocated_bytes()
+    for load_ in (read_saved, Vocab.load, Dimension.load):
+        with pytest.raises(DataError, match="is compressed, which what is written here never is"):
+            load_(tmp_path / "packed.arrow")
+    assert pa.total_allocated_bytes() - before < 10**5
+    for cut in (0, 5, 8, 100, -30):
+        (tmp_path / "cut.arrow").write_bytes((tmp_path / "plain.arrow").read_bytes()[:cut][:2000])
+        with pytest.raises((DataError, ValueError, OSError)):
+            read_saved(tmp_path / "cut.arrow")
 
 
 @pytest.mark.parametrize("column", [

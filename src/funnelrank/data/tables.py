@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data.kinds import conform, reading, whole, widened
+from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.source import Source, open_source
 from funnelrank.errors import DataError
 from funnelrank.kernels import library
@@ -204,14 +205,13 @@ class Dimension:
         """Write as an Arrow IPC file; `load` gives the same table back."""
         about = {"funnelrank.table": self.name, "funnelrank.key": self.key_column}
         table = self.table.replace_schema_metadata(about)
-        with reading(str(path)), pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-            writer.write_table(table)
+        with reading(str(path)):
+            write_saved(table, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Dimension":
-        with reading(str(path)), pa.OSFile(str(path), "rb") as file:
-            table = pa.ipc.open_file(file).read_all()
-            table.validate(full=True)             # offsets are taken from the file as they are
+        with reading(str(path)):
+            table = read_saved(path)
         about = table.schema.metadata or {}
         if b"funnelrank.table" not in about or b"funnelrank.key" not in about:
             raise DataError(f"{path}: is an Arrow file, but not a saved dimension table")

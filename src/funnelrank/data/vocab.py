@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.tables import KeyIndex
 from funnelrank.errors import ConfigError, DataError
 from funnelrank.schema import FIRST, OOV, PAD, Space
@@ -166,14 +167,11 @@ class Vocab:
         values = self._values if self._values is not None else pa.array([], TYPE[self.family])
         table = pa.table({"value": values, "unseen": pa.array(self.unseen)})
         table = table.replace_schema_metadata({"funnelrank": json.dumps(about)})
-        with pa.ipc.new_file(str(path), table.schema) as file:
-            file.write_table(table)
+        write_saved(table, path)
 
     @classmethod
     def load(cls, path: Path) -> Vocab:
-        with pa.ipc.open_file(str(path)) as file:
-            table = file.read_all()
-        table.validate(full=True)             # offsets are taken from the file as they are
+        table = read_saved(path)
         about = json.loads((table.schema.metadata or {}).get(b"funnelrank", b"null"))
         if not isinstance(about, dict) or table["value"].null_count:
             raise DataError(f"{path}: is an Arrow file, but not a saved vocabulary")
