@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import funnelrank
-from funnelrank import ArtefactError, ConfigError, Ranker, api
+from funnelrank import ArtefactError, ConfigError, DataError, Ranker, again, api
 from funnelrank.continued import Before
 from funnelrank.flow import build, encode, fit, open_data, prepare
 from funnelrank.models import MODELS
+from funnelrank.models.fields import FieldVectors
+from funnelrank.runs import train_seeds
 from funnelrank.simulate import simulate
 from funnelrank.train.optim import row_updates
 from funnelrank.train.trainer import Trainer
@@ -156,22 +158,48 @@ def test_features_tasks_and_columns_of_tables_come_and_go(log, first, tmp_path):
     assert {"click", "cart", "buy", "like"} <= set(done.ranker.predict(log / "b.parquet").column_names)
 
 
+# what a model cannot go on with, and the slots that must start anew for it
+REFUSED = {("ple", "tasks"): "represent", ("star", "features"): "side", ("fnn", "features"): "represent",
+           ("pnn", "features"): "represent", ("autoint", "features"): "predict"}
+MOVED = {("afm", "features"), ("hmoe", "scenarios")}          # newcomers take a share of what others say; it is said
+NEW = {"features": {"features": {"device": {"role": "user"}, "hour": {"kind": "number", "role": "user"},
+                                 **CONFIG["features"]}},
+       "tasks": {"tasks": {"like": {}, **CONFIG["tasks"]}}, "scenarios": {}}
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_what_was_learned_says_the_same_beside_new_features_and_tasks(log, tmp_path, name):
+def test_what_was_learned_says_the_same_beside_what_is_new(log, tmp_path, name):
     """Places are found by name in every model: columns move, heads move, and the old answers stay."""
-    one = api.train(config(log, tmp_path / "1", "b", model={"name": name}))
-    features = {"device": {"role": "user"}, "hour": {"kind": "number", "role": "user"}, **CONFIG["features"]}
-    tasks = {"like": {}, **CONFIG["tasks"]}
-    changed = config(log, tmp_path / "2", "b", model={"name": name}, features=features, tasks=tasks)
-    ranker, said = begin(one, changed)
-    rows = pq.read_table(log / "b.parquet")
-    with torch.no_grad():                          # FM multiplies the new vectors with the old ones; at 0 it does not
-        table = ranker.model.embedding.tables["width_4"]
-        table.weight[table.offset["device"]:][:ranker.encoder.layout.size["device"]] = 0
-    a, b = one.ranker.predict(rows), ranker.predict(rows)
-    for task in ("click", "buy"):
-        np.testing.assert_allclose(b[task].to_numpy(), a[task].to_numpy(), rtol=2e-5, atol=1e-7)
-    assert said["tasks"]["added"] == ["like"] and "features" in said
+    cross = {"cross": {"kind": "cross", "of": ["scenario", "item_id"], "min_count": 1}} if name == "wide_deep" else {}
+    of = lambda sections: {"model": {"name": name}, **sections,
+                           "features": {**sections.get("features", CONFIG["features"]), **cross}}
+    one = api.train(config(log, tmp_path / "1", "a", **of({})))
+    rows = pq.read_table(log / "a.parquet")
+    before = one.ranker.predict(rows)
+    for what, sections in NEW.items():
+        changed = config(log, tmp_path / what, "b" if what == "scenarios" else "a", **of(sections))
+        anew = REFUSED.get((name, what), "").split(",")
+        if anew != [""]:
+            with pytest.raises(ConfigError, match="start this slot anew with --anew " + anew[0]):
+                begin(one, changed)
+            ranker, said = begin(one, changed, anew)
+            assert said["weights"]["carried"] + said["weights"]["resized"] and len(ranker.predict(rows)) == len(rows)
+            continue
+        ranker, said = begin(one, changed)
+        added = {"features": ["device", "hour"], "tasks": ["like"], "scenarios": ["search"]}
+        assert said[what]["added"] == added[what]
+        shares = [line for line in said["weights"]["changed"] if "takes a share" in line]
+        assert bool(shares) == ((name, what) in MOVED)
+        if what == "features":                     # FM multiplies the new vectors with the old ones; at 0 it does not
+            with torch.no_grad():
+                table = ranker.model.embedding.tables["width_4"]
+                table.weight[table.offset["device"]:][:ranker.encoder.layout.size["device"]] = 0
+                for part in ranker.model.modules():
+                    if isinstance(part, FieldVectors):
+                        part.weight[ranker.encoder.layout.numbers.index("hour")] = 0
+        after = ranker.predict(rows)
+        for task in () if shares else ("click", "buy"):
+            np.testing.assert_allclose(after[task].to_numpy(), before[task].to_numpy(), rtol=5e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("sections, sets, message, anew", [
@@ -255,3 +283,92 @@ def test_retired_values_leave_and_the_rows_of_others_stay(log, tmp_path):
     for value in set(old.values()) & set(new.values()):
         at = [t.weight[t.offset["item_id"] + v.values().index(value) + 2] for t, v in zip(tables, (old, new))]
         assert torch.equal(*at)
+
+
+def test_calibrators_are_fitted_anew_and_nothing_of_them_is_expected(log, tmp_path):
+    valid = {**CONFIG["data"], "valid": "b.parquet"}
+    quick = "evaluate.intervals=none"
+    one = api.train(config(log, tmp_path / "1", "b", "calibrate.method=platt", quick, data=valid))
+    assert not torch.equal(one.ranker.model.calibration.line[:, 0], torch.ones(2, dtype=torch.float64))
+    for method in ("none", "isotonic"):
+        ranker, _ = begin(one, config(log, tmp_path / method, "b", f"calibrate.method={method}", data=valid))
+        assert ranker.model.calibration is None or not ranker.model.calibration.line[:, 2].any()
+    plain = api.train(config(log, tmp_path / "2", "b"))
+    changed = config(log, tmp_path / "3", "b", "calibrate.method=platt", quick, data=valid)
+    done = api.train(changed, continue_from=plain.folder)
+    assert done.ranker.model.calibration is not None
+
+
+def test_weights_of_crosses_keep_the_state_of_their_own_optimiser(log, tmp_path):
+    features = {**CONFIG["features"], "both": {"kind": "cross", "of": ["scenario", "item_id"], "min_count": 1}}
+    wide = {"model": {"name": "wide_deep"}, "features": features}
+    one = api.train(config(log, tmp_path / "1", "a", **wide))
+    before = api.before_of(one.folder, config(log, tmp_path / "2", "b", **wide))
+    assert {"rows.crosses.z", "rows.crosses.sum"} <= set(before.tensors)
+    data = open_data(changed := config(log, tmp_path / "2", "b", **wide))
+    encoder = prepare(changed, data, old=before.encoder_for(changed))
+    model = build(changed, encoder, encode(changed, data, encoder))
+    start, said = before.onto(changed, encoder, model)
+    known = np.flatnonzero(encoder.vocabs["both"].before(one.ranker.encoder.vocabs["both"]) >= 0)
+    was = encoder.vocabs["both"].before(one.ranker.encoder.vocabs["both"])[known]
+    assert torch.equal(start.tensors["rows.crosses.z"][known], before.tensors["rows.crosses.z"][was])
+    assert said["spaces"]["both"]["added"] > 0 and before.tensors["rows.crosses.z"].any()
+    with pytest.raises(ConfigError, match=r"embedding.crosses.name: was ftrl, now adagrad.*--anew optimiser"):
+        begin(one, config(log, tmp_path / "3", "b", "embedding.crosses.name=adagrad", **wide))
+
+
+def test_a_finished_or_stopped_run_notices_another_predecessor(log, first, tmp_path):
+    """The same command is answered from the folder; another predecessor, or other things anew, is another run."""
+    changed, events = config(log, tmp_path / "b", "b"), []
+    done = api.train(changed, continue_from=first.folder)
+    same = api.train(changed, continue_from=first.folder, report=events.append)
+    assert events == [{"event": "finished", "folder": str(done.folder)}] and same.trained == done.trained
+    other = api.train(config(log, tmp_path / "other", "a", "train.seed=5"))
+    record = json.loads((done.folder / "run.json").read_text())
+    for said in ({}, {"continue_from": other.folder}, {"continue_from": first.folder, "anew": ["price"]}):
+        (done.folder / "run.json").write_text(json.dumps({**record, "state": "running"}))
+        with pytest.raises(ConfigError, match="it went on from another run, or with other things anew"):
+            api.train(changed, **said)
+    (done.folder / "run.json").write_text(json.dumps(record))
+    events.clear()
+    api.train(changed, continue_from=other.folder, report=events.append)
+    assert any(e["event"] == "anew" for e in events)
+
+
+def test_a_continued_run_that_was_stopped_ends_bitwise_equal(log, first, tmp_path, monkeypatch):
+    """Before its first checkpoint it begins where the other run ended; behind it, where it stood."""
+    sets = ("train.checkpoint_every=2", "train.average=0.9")
+    straight = api.train(config(log, tmp_path / "1", "b", *sets), continue_from=first.folder)
+    for stop in (1, 3):
+        step, changed = Trainer._train_step, config(log, tmp_path / f"stopped-{stop}", "b", *sets)
+
+        def stopping(trainer, *said, stop=stop, step=step):
+            if trainer.step == stop:
+                raise KeyboardInterrupt
+            return step(trainer, *said)
+        monkeypatch.setattr(Trainer, "_train_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            api.train(changed, continue_from=first.folder)
+        monkeypatch.setattr(Trainer, "_train_step", step)
+        went_on = api.train(changed, continue_from=first.folder)
+        for key, value in straight.ranker.model.state_dict().items():
+            assert torch.equal(value, went_on.ranker.model.state_dict()[key]), (stop, key)
+
+
+def test_a_continued_run_is_reproduced_and_replayed_from_its_predecessor(log, first, tmp_path):
+    import shutil
+    done = api.train(config(log, tmp_path / "b", "b"), continue_from=first.folder, anew=["price"])
+    found = again.reproduce(done.folder)
+    assert found.equal and not found.circumstances and found.tensors
+    seen = again.replay(done.folder, 1)
+    shutil.copytree(first.folder, tmp_path / "moved")
+    assert again.replay(done.folder, 1, continue_from=tmp_path / "moved").losses == seen.losses
+    other = api.train(config(log, tmp_path / "other", "a", "train.seed=5"))
+    with pytest.raises(DataError, match="it went on from another run"):
+        again.replay(done.folder, 1, continue_from=other.folder)
+
+
+def test_all_seeds_go_on_from_one_run(log, first, tmp_path):
+    several = train_seeds(config(log, tmp_path / "s", "b"), 2, continue_from=first.folder)
+    marks = [json.loads((r.folder / "run.json").read_text())["before"] for r in several.runs]
+    assert marks[0] == marks[1] and marks[0]["manifest"]

@@ -22,8 +22,10 @@ from funnelrank.data.grow import carried_over, growth, rows_before, same_feature
 from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.ranker import RankingModel
 from funnelrank.sealed import MANIFEST
-from funnelrank.train.carry import OPTIMISER, SLOTS, Carried, Model, carry, check_state
+from funnelrank.train.carry import OPTIMISER, Carried, carry
 from funnelrank.train.checkpoint import load_checkpoint, tensors_hash
+from funnelrank.train.expected import check_state
+from funnelrank.train.moves import SLOTS, Model
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class AutoIntBody(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    weighs = ("fields", "numbers")        # against each other: a new one takes a share from the first step
 
     def __init__(self, spec: Spec, *, layers: Count = 3, heads: Count = 2, width: Count = 16, residual: bool = True,
                  hidden: Widths = (), deep: Widths = (), activation: Activation = "relu", dropout: Rate = 0.0,
@@ -110,6 +111,7 @@ class AutoIntBottom(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    weighs = ("fields", "numbers")        # against each other: a new one takes a share from the first step
 
     def __init__(self, spec: Spec, *, layers: Count = 3, heads: Count = 2, width: Count = 16, residual: bool = True,
                  keep: bool = True):

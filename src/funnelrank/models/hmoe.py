@@ -34,6 +34,7 @@ class ScenarioTowers(nn.Module):
     """
 
     needs = Needs(scenario=True)
+    weighs = ("scenarios",)        # against each other: a new one takes a share from the first step
     takes_scenarios = True
 
     def __init__(self, spec: Spec, *, hidden: Widths = (64,), activation: Activation = "relu", dropout: Rate = 0.0,

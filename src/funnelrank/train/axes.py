@@ -9,7 +9,9 @@ own, if it keeps three customs:
     a part of `prepare` that widens flat appends to it, histories in their order
     `weight[..., in]`: the last axis of a weight is what it reads
 
-An axis that depends on several sizes in any other way is `mixed`: it can be carried only where none of them changed.
+An axis that depends on several sizes is understood where it is [tasks, scenarios, c] flattened, or columns of groups in
+the order in which the part names them and then flat and histories. One that depends on them in any other way is
+`mixed`: it can be carried only where none of them changed.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Axis:
 
     labels: Labels | None
     size: int
-    counts: str = ""             # flat, numbers, fields, group, history, tasks, scenarios, or mixed
+    counts: str = ""             # flat, numbers, fields, group, history, tasks, scenarios (the first of several), mixed
 
 
 @dataclass(frozen=True)
@@ -50,36 +52,53 @@ class Place:
     axes: tuple[Axis, ...]
 
 
-def places(model: RankingModel) -> dict[str, Place]:
-    """Key of the state dict -> Place, for everything but the tables."""
-    labels, spec = _labels(model), replace(model.spec, log_odds=())
-    found = {"funnel.loc": Place("funnel.loc", (), (Axis(labels["tasks"], spec.tasks, "tasks"),)),
-             "funnel.scale": Place("funnel.scale", (), (Axis(labels["tasks"], spec.tasks, "tasks"),))}
+def places(model: RankingModel) -> tuple[dict[str, Place], dict[str, str]]:
+    """Key of the state dict -> Place, for everything but the tables and what is fitted after training.
+
+    And quantity -> why, of those that the model cannot be built with more of, so that nothing is known of them.
+    """
+    of, spec = labels(model), replace(model.spec, log_odds=())
+    found = {"funnel.loc": Place("funnel.loc", (), (Axis(of["tasks"], spec.tasks, "tasks"),)),
+             "funnel.scale": Place("funnel.scale", (), (Axis(of["tasks"], spec.tasks, "tasks"),))}
     base = {k: tuple(v.shape) for k, v in model.slots.state_dict().items()}
-    more, by = {}, {}
+    more, by, rigid = {}, {}, {}
     for quantity in _larger(spec, 1):
-        more[quantity], by[quantity] = _grown(model, spec, quantity)
-    keyed = _keyed(base, more)
+        try:
+            more[quantity], by[quantity] = _grown(model, spec, quantity)
+        except ConfigError as error:
+            rigid[quantity] = str(error)
+    keyed = _keyed(base, more, of)
     for key, shape in base.items():
-        name, names = _renamed(key, keyed, labels, model)
-        axes = tuple(_axis([(q, (more[q][key][i] - n) / by[q]) for q in labels
-                            if q in more and key in more[q] and more[q][key][i] != n], n, labels)
+        name, names = _renamed(key, keyed, model)
+        near = {q: of[q] for q in sorted(more, key=lambda q: _order(q, key, model)) if q in of and key in more[q]}
+        axes = tuple(_axis([(q, (more[q][key][i] - n) / by[q]) for q in near if more[q][key][i] != n], n, near)
                      for i, n in enumerate(shape))
         found[f"slots.{key}"] = Place(f"slots.{name}", names, axes)
-    return found
+    return found, rigid
 
 
-def _labels(model: RankingModel) -> dict[str, Labels]:
+def _order(quantity: str, key: str, model: RankingModel) -> tuple[int, int]:
+    """Which columns stand first in an axis of several kinds."""
+    slot, *rest = key.split(".")
+    said = model.slots.said.get(slot)
+    part = said[int(rest[0])] if isinstance(said, list) else said
+    groups = [f"group {g}" for g in (part or {}).get("groups") or ()]
+    if quantity in groups:
+        return 0, groups.index(quantity)
+    return 1, ("flat", *(f"history {h}" for h in model.embedding.histories), "tasks").index(quantity) if (
+        quantity in ("flat", "tasks") or quantity.startswith("history ")) else 99
+
+
+def labels(model: RankingModel) -> dict[str, Labels]:
     """Quantity -> a label for each of its places."""
     e = model.embedding
     flat = tuple((p.name, j) for p in e.pieces for j in range(p.width))
-    labels: dict[str, Labels] = {"flat": flat}
-    labels |= {f"history {h}": tuple((h, j) for j in range(w)) for h, w in e.histories.items()}
-    labels |= {f"group {g}": tuple(flat[c] for c in columns.tolist()) for g, columns in e.groups.items()}
-    named: dict[str, Labels] = {"fields": tuple(p.name for p in e.embedded), "numbers": tuple(e.layout.numbers),
-                                "tasks": tuple(model.tasks), "histories": tuple(e.histories),
-                                "scenarios": (0, 1, *e.layout.scenarios)}
-    return labels | named
+    found: dict[str, Labels] = {"flat": flat}
+    found |= {f"history {h}": tuple((h, j) for j in range(w)) for h, w in e.histories.items()}
+    found |= {f"group {g}": tuple(flat[c] for c in columns.tolist()) for g, columns in e.groups.items()}
+    return found | {"fields": tuple(p.name for p in e.embedded), "numbers": tuple(e.layout.numbers),
+                    "tasks": tuple(model.tasks), "histories": tuple(e.histories),
+                    "scenarios": (0, 1, *e.layout.scenarios)}
 
 
 def _larger(spec: Spec, k: int) -> dict[str, Spec]:
@@ -116,8 +135,9 @@ def _grown(model: RankingModel, spec: Spec, quantity: str) -> tuple[dict[str, tu
     raise fault
 
 
-def _keyed(base: Mapping[str, Sequence[int]], more: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, str]:
-    """Module path -> what the numbers in its children's names count: 'transfer.gates' -> tasks."""
+def _keyed(base: Mapping[str, Sequence[int]], more: Mapping[str, Mapping[str, Sequence[int]]],
+           of: Mapping[str, Labels]) -> dict[str, Labels]:
+    """Module path -> what the numbers in its children's names stand for: 'transfer.gates' -> tasks."""
     found = {}
     for quantity in ("tasks", "histories", "scenarios", "fields"):
         for key in more.get(quantity, {}):
@@ -126,19 +146,20 @@ def _keyed(base: Mapping[str, Sequence[int]], more: Mapping[str, Mapping[str, Se
             path = key.split(".")
             known = max(i for i in range(len(path)) if any(k.split(".")[:i] == path[:i] for k in base))
             if NUMBERS.fullmatch(path[known]):
-                found[".".join(path[:known])] = quantity
+                children = [k.split(".")[known] for k in base if k.split(".")[:known] == path[:known]]
+                most = max(int(n) for child in children for n in child.split("_"))
+                found[".".join(path[:known])] = _counted(quantity, of[quantity], most + 1)
     return found
 
 
-def _renamed(key: str, keyed: Mapping[str, str], labels: Mapping[str, Labels],
-             model: RankingModel) -> tuple[str, Labels]:
-    """'transfer.gates.0_1.weight' -> 'transfer.ait.gates.click_cart.weight', and click and cart."""
+def _renamed(key: str, keyed: Mapping[str, Labels], model: RankingModel) -> tuple[str, Labels]:
+    """'transfer.gates.0_1.weight' -> 'transfer.ait.gates.click>cart.weight', and click and cart."""
     path, names = key.split("."), []
     out = []
     for i, piece in enumerate(path):
-        counts = keyed.get(".".join(path[:i]))
-        if counts and NUMBERS.fullmatch(piece):
-            said = [labels[counts][int(n)] for n in piece.split("_")]
+        named = keyed.get(".".join(path[:i]))
+        if named and NUMBERS.fullmatch(piece):
+            said = [named[int(n)] for n in piece.split("_")]
             names += said
             piece = ">".join(map(str, said))
         out.append(piece)
@@ -152,19 +173,35 @@ def _renamed(key: str, keyed: Mapping[str, str], labels: Mapping[str, Labels],
     return ".".join(out), tuple(names)
 
 
-def _axis(grows: list[tuple[str, float]], size: int, labels: Mapping[str, Labels]) -> Axis:
-    """The axis that grows by so many places with each of these quantities."""
-    grows = [(q, c) for q, c in grows if q != "histories"]
+def _axis(grows: list[tuple[str, float]], size: int, of: Mapping[str, Labels]) -> Axis:
+    """The axis that grows by so many places with each of these quantities, in their order."""
+    grows = [(q, round(c) if c == round(c) else c) for q, c in grows if q != "histories"]
     if not grows:
         return Axis(None, size)
-    alone = len(grows) == 1 or all(c == 1 and q.startswith(("flat", "history ")) for q, c in grows)
-    plain = [(q, label) for q, c in grows for label in labels[q] for _ in range(round(c))]
-    if alone and all(c == round(c) for _, c in grows) and len(plain) == size:
+    plain: list[tuple[str, Label]] = []
+    if len(grows) == 1:
+        (q, c), = grows
+        plain = [(q, label) for label in _counted(q, of[q], size / c) for _ in range(int(c))]
+    elif {q for q, _ in grows} == {"tasks", "scenarios"}:
+        by = dict(grows)
+        each = by["scenarios"] / len(of["tasks"])                 # of each task in each scenario
+        named = _counted("scenarios", of["scenarios"], by["tasks"] / each)
+        plain = [("tasks", (t, s)) for t in of["tasks"] for s in named for _ in range(int(each))]
+        plain = plain if each * len(named) == by["tasks"] else []
+    elif all(c == 1 and q.startswith(("flat", "group ", "history ")) for q, c in grows):
+        plain = [(q, label) for q, _ in grows for label in of[q]]
+    if len(plain) == size:
         seen: dict[Label, int] = {}
         numbered = []
         for one in plain:
             seen[one] = seen.get(one, -1) + 1
             numbered.append((*one, seen[one]))
-        return Axis(tuple(numbered), size, grows[0][0].split(" ")[0])
-    whole = tuple((q, labels[q]) for q, _ in grows)
+        return Axis(tuple(numbered), size, plain[0][0].split(" ")[0])
+    whole = tuple((q, of[q]) for q, _ in grows)
     return Axis(tuple((whole, k) for k in range(size)), size, "mixed")
+
+
+def _counted(quantity: str, names: Labels, count: float) -> Labels:
+    """The labels that an axis counts: of scenarios a part may leave out one or both of those without a name."""
+    left_out = len(names) - count
+    return names[int(left_out):] if quantity == "scenarios" and left_out in (1, 2) else names

@@ -117,6 +117,18 @@ def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
+def averaged_names(model: nn.Module) -> list[str]:
+    """Names of the dense parameters in the order in which an Average keeps them."""
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def optimised_names(model: nn.Module, settings: DenseOptimiser) -> list[str]:
+    """Names of the dense parameters in the order in which their optimiser numbers them."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = dense_optimiser(model, settings).param_groups if dense_parameters(model) else []
+    return [names[id(p)] for g in groups for p in g["params"]]
+
+
 def dense_optimiser(model: nn.Module, settings: DenseOptimiser) -> torch.optim.Optimizer:
     """L2 acts on weight matrices, never on biases, gains or other vectors. One pass over each weight (`fused`)."""
     matrices = {id(p) for name, p in model.named_parameters() if name.endswith("weight") and p.dim() > 1}
