@@ -26,6 +26,7 @@ from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.loader import pack
+from funnelrank.data.sift import sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.writer import ParquetWriter
 from funnelrank.describe import describe as describe_config
@@ -97,7 +98,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
     with Recorder(folder / "events.jsonl", events, report, board) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
         before = before_of(continue_from, config, anew) if continue_from else None
-        data = open_data(config, **given)
+        data = open_data(config, record, **given)
         standing = Standing(folder, config, data.fingerprint(), before and before.mark)
         if standing.finished and not fresh:
             report({"event": "finished", "folder": str(folder)})
@@ -244,8 +245,13 @@ class Ranker:
 
         `by`: columns of the rows; adds the field-wise calibration error of each, see evaluate/fields.py.
         """
-        source = self._source(rows, split)
+        source = self._source(rows, split, self.config.settings.data.on_error)
         self._fitted().require(source, labels=True)
+        if self.config.settings.data.on_error == "skip":
+            source = sift(source, self.config.schema, self.encoder.tables,
+                          families={name: vocab.family for name, vocab in self.encoder.vocabs.items()})
+            if found := source.skipped:
+                report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
         source.require(by, dict.fromkeys(by, "by"))
         load = lambda s: self._batches(s, labels=True, report=report)
         scores = score(self.model, self.config.schema, load(source), split)
@@ -365,8 +371,8 @@ class Ranker:
             raise ConfigError("this Ranker is not fitted; call fit(), or Ranker.load(folder)")
         return self
 
-    def _source(self, rows: Any, split: str) -> Source:
-        data = self.config.settings.data
+    def _source(self, rows: Any, split: str, on_error: str = "raise") -> Source:
+        data = self.config.settings.data.model_copy(update={"on_error": on_error})
         if isinstance(rows, Source):
             return rows
         if rows is not None:

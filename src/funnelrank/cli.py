@@ -492,6 +492,8 @@ class _Console:
                 why = f" ({'; '.join(event['changed'][:3])})" if event["changed"] else ""
                 self._line(f"{event['folder']}: beginning anew{why}; the artefact that is there stays until this run "
                            "ends")
+            case "skipped":
+                self._line(f"{event['split']}: left out {event['words']}; first: {_printable(event['samples'][0])}")
             case "profile":
                 self._line(_profile(event))
             case "warning":

@@ -29,6 +29,7 @@ from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.frozen import frozen_columns
 from funnelrank.data.loader import Loader
 from funnelrank.data.parse import numbers, one_chunk
+from funnelrank.data.sift import Sifted, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
 from funnelrank.errors import ConfigError, DataError
@@ -60,7 +61,7 @@ def silent(event: Event) -> None:
 class Data:
     """What a config's files hold: a source per split that has one, and the dimension tables."""
 
-    sources: dict[str, Source]
+    sources: dict[str, Source | Sifted]
     tables: dict[str, Dimension]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -69,10 +70,11 @@ class Data:
                 **{f"tables.{name}": table.files for name, table in self.tables.items()}}
 
 
-def open_data(config: Config, **given: Any) -> Data:
+def open_data(config: Config, report: Report = silent, **given: Any) -> Data:
     """Find the files of every split, check that the columns are there, and load the dimension tables.
 
     `train=`, `valid=`, `test=` replace the config's paths; each may be a path or a pyarrow, pandas or polars table.
+    Under data.on_error: skip, reads every split once, to leave out what cannot be used.
     """
     data, schema = config.settings.data, config.schema
     sources = {}
@@ -83,7 +85,15 @@ def open_data(config: Config, **given: Any) -> Data:
             sources[split].require(schema.log_columns(), who_reads(schema))
     if not sources:
         raise ConfigError("data.train: no rows; name a file, a folder, a glob or a URL")
-    return Data(sources, open_tables(schema, data))
+    tables = open_tables(schema, data)
+    if data.on_error == "skip":
+        for split, source in sources.items():
+            sources[split] = sift(source, schema, tables, sources.get("train"),
+                                  threads=threads_of(config.settings.train),
+                                  progress=progress(report, f"sift {split}", source))
+            if found := source.skipped:
+                report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
+    return Data(sources, tables)
 
 
 def by_hand(data: DataSettings) -> DataSettings:

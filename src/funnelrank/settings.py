@@ -129,6 +129,9 @@ class Data(Section):
     fill_implied: bool | None = None
     """Fill unobserved train labels that the funnel implies: 1 for tasks before a 1, 0 for tasks after a 0.
     Default: only under the conditional reading."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What to do with rows that cannot be read or mean nothing (a damaged page, a label of 2). `skip` leaves out the
+    row, the row group or the file, counts them and shows the first; prediction always raises."""
     negatives_kept: NegativesKept | None = None
 
 

@@ -267,7 +267,7 @@ def test_fingerprints_follow_the_content(tmp_path):
     ("text.csv.gz", "text.csv.gz: cannot be read: "),
     ("blank.csv", "blank.csv: cannot be read: "),
     ("ragged.csv", "ragged.csv: cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1"),
-    ("latin.csv", "invalid UTF8"),
+    ("latin.csv", "latin.csv, row 1: column 'a' holds bytes that are not UTF-8"),
     ("wide.csv", "wide.csv: is text in UTF-16; write it as UTF-8"),
     ("packed.csv", "packed.csv: is compressed with gzip; rename it to end in .csv.gz"),
     ("nothing", "data.train: 'nothing' holds no files"),

@@ -51,11 +51,13 @@ class EncodedSplit(Encoded):
     counts          per feature, summed over the split as it was read, before any row was dropped
     coverage        per task: rows, observed, positives (None where the task is not binary), after the policy
     contradictions  the report of `labels.apply_policy`; policy None for a split whose labels are left alone
+    skipped         what data.on_error: skip left out, as `Skipped.to_json` says it; empty under `raise`
     folder          where the arrays lie
     """
 
     coverage: dict[str, dict[str, int | None]] = field(default_factory=dict)
     contradictions: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
     @property
@@ -148,7 +150,8 @@ def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: 
     if not rows:
         raise DataError(f"data.{source.split}: each of the {done} rows contradicts the funnel and is dropped; set "
                         "data.contradictions to keep or repair")
-    return {"rows": rows, "weighted": weighted, "counts": counts, "coverage": coverage, "contradictions": report}
+    return {"rows": rows, "weighted": weighted, "counts": counts, "coverage": coverage, "contradictions": report,
+            "skipped": source.skipped.to_json() if source.skipped else {}}
 
 
 class _InMemory:
@@ -232,7 +235,8 @@ def _split(array: Callable[[str], np.ndarray], meta: Mapping[str, Any], folder: 
     lists = [List(array(f"list{k}.values"), array(f"list{k}.offsets"), array(f"list{k}.weights") if weighted else None)
              for k, weighted in enumerate(meta["weighted"])]
     return EncodedSplit(**{name: array(name) for name in ROWWISE}, lists=lists, counts=meta["counts"],
-                        coverage=meta["coverage"], contradictions=meta["contradictions"], folder=folder)
+                        coverage=meta["coverage"], contradictions=meta["contradictions"],
+                        skipped=meta.get("skipped", {}), folder=folder)
 
 
 def _parts(encoded: Encoded, ends: list[int], first: bool) -> dict[str, np.ndarray]:

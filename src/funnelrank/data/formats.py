@@ -19,16 +19,18 @@ BATCH = 16_384                # rows decoded at a time
 
 class ParquetRows:
     part = "row group"
+    ragged: tuple[str, ...] = ()      # lines of text that were left out
 
-    def __init__(self, place: Place, width: int = 0):
+    def __init__(self, place: Place, memory: int = 2_000_000_000, width: int = 0):
         """`width` is what another file of the same rows measured, to spare measuring each."""
-        self.place, self.name, self.partition = place, place.name, place.partition
+        self.place, self.name, self.partition, self.memory = place, place.name, place.partition, memory
         file = self._open()
         self.schema = _readable(file.schema_arrow)
         groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
         self.empty = not any(g.num_rows for g in groups)
         self.width = width or (0 if self.empty else self._measure(file, [g.num_rows > 0 for g in groups].index(True)))
         self.parts = [(g.num_rows, max(self.width, 2 * g.total_byte_size // max(1, g.num_rows))) for g in groups]
+        self._sizes = [g.total_byte_size for g in groups]
 
     def _open(self) -> pq.ParquetFile:
         return pq.ParquetFile(self.place.open(), page_checksum_verification=True, pre_buffer=False,

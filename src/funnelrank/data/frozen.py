@@ -62,6 +62,7 @@ class FrozenSource:
     def __init__(self, live: Source, user: str, time: str | None, users: pa.Array, lists: pa.Table):
         self.live, self.user, self.time = live, user, time
         self.split, self.name, self.memory, self.columns = live.split, live.name, live.memory, live.columns
+        self.skipped = live.skipped
         self._users, self._lists = KeyIndex(users), lists
 
     @property

@@ -48,7 +48,8 @@ def read_labels(table: pa.Table, schema: Schema, where: str) -> np.ndarray:
             continue
         values, fault = _numbers(table.column(task.label), task)
         if values is not None:
-            fault = _wrong_values(values, task)
+            wrong = _wrong(values, task)
+            fault = _said(values, wrong, task) if wrong.any() else ""
             with np.errstate(over="ignore", invalid="ignore"):
                 labels[:, t] = values
         if fault:
@@ -58,16 +59,35 @@ def read_labels(table: pa.Table, schema: Schema, where: str) -> np.ndarray:
     return labels
 
 
+def wrong_labels(table: pa.Table, task: TaskColumn, where: str) -> tuple[np.ndarray, DataError] | None:
+    """Rows [n] bool whose label the task cannot have, and the sentence of it; None where there is none.
+
+    A column that is missing, or no number at all, is no row's fault, and None, too.
+    """
+    values = _numbers(table.column(task.label), task)[0] if task.label in table.column_names else None
+    if values is None or not (wrong := _wrong(values, task)).any():
+        return None
+    return wrong, DataError(f"{where}: label '{task.label}' {_said(values, wrong, task)}")
+
+
 def read_weights(column: pa.Array, where: str) -> np.ndarray:
     """Rows' weights as float32 [n]. Raises DataError, beginning with `where`, for nulls, negatives and infinities."""
     weights = numbers(column, where)
-    wrong = ~((weights >= 0) & (weights <= np.finfo(np.float32).max))
-    if wrong.any():
-        first = int(wrong.argmax())
-        found = column[first].as_py()
-        raise DataError(f"{where} holds {'null' if found is None else found} on {_rows(int(wrong.sum()))} "
-                        f"(first: row {first}); a weight is a finite number, 0 or more")
+    if found := wrong_weights(column, where):
+        raise found[1]
     return weights.astype(np.float32)
+
+
+def wrong_weights(column: pa.Array, where: str) -> tuple[np.ndarray, DataError] | None:
+    """Rows [n] bool whose weight is null, negative or not finite, and the sentence of it; None where there is none."""
+    weights = numbers(column, where)
+    wrong = ~((weights >= 0) & (weights <= np.finfo(np.float32).max))
+    if not wrong.any():
+        return None
+    first = int(wrong.argmax())
+    found = column[first].as_py()
+    return wrong, DataError(f"{where} holds {'null' if found is None else found} on {_rows(int(wrong.sum()))} "
+                            f"(first: row {first}); a weight is a finite number, 0 or more")
 
 
 def contradictions(labels: np.ndarray, schema: Schema) -> list[Contradiction]:
@@ -133,17 +153,17 @@ def _numbers(column: pa.ChunkedArray, task: TaskColumn) -> tuple[np.ndarray | No
     return values.to_numpy(), ""
 
 
-def _wrong_values(values: np.ndarray, task: TaskColumn) -> str:
+def _wrong(values: np.ndarray, task: TaskColumn) -> np.ndarray:
+    """Rows [n] bool of values [n] float64 that the task cannot have."""
     seen = ~np.isnan(values)
     if task.kind == "binary":
-        wrong = seen & (values != 0) & (values != 1)
-    else:
-        wrong = seen & (np.abs(values) > np.finfo(np.float32).max)
-        if task.kind == "count":
-            wrong |= values < 0
+        return seen & (values != 0) & (values != 1)
+    wrong = seen & (np.abs(values) > np.finfo(np.float32).max)
+    return wrong | (values < 0) if task.kind == "count" else wrong
+
+
+def _said(values: np.ndarray, wrong: np.ndarray, task: TaskColumn) -> str:
     rows = np.flatnonzero(wrong)
-    if not len(rows):
-        return ""
     value = float(values[rows[0]])
     shown = int(value) if value.is_integer() and abs(value) < 2**53 else value    # 2, not 2.0
     return f"is {shown} on {_rows(len(rows))} (first: {_place(rows[0], None)}); {_wanted(task)}"

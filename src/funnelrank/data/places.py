@@ -36,6 +36,10 @@ class Place:
     def local(self) -> bool:
         return _is_local(self.fs)
 
+    def refuse_empty(self) -> None:
+        if self.fs.size(self.path) == 0:
+            raise DataError(f"{self.name}: is empty (0 bytes)")
+
     def open(self) -> pa.NativeFile:
         if self.local:
             return pa.OSFile(self.path, "rb")
@@ -111,8 +115,6 @@ def _place(fs: Any, path: str, root: str, format: str | None, where: str) -> Pla
     name = path[len(root):] if path.startswith(root) else path if _is_local(fs) else fs.unstrip_protocol(path)
     if (format := format or _format(path)) is None:
         raise DataError(f"{where}: {name} has no suffix that tells its format; rename it, or set data.format")
-    if fs.size(path) == 0:
-        raise DataError(f"{name}: is empty (0 bytes)")
     pairs = [p.partition("=") for p in name.split("/")[:-1] if "=" in p]
     partition = {unquote(k): None if v == "__HIVE_DEFAULT_PARTITION__" else unquote(v) for k, _, v in pairs if k}
     return Place(fs, path, name, format, partition)

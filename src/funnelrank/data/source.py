@@ -10,7 +10,6 @@ text_rows.py decode them. What pyarrow or the disk raises leaves here as one Dat
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from funnelrank.data.agree import agree
 from funnelrank.data.formats import ArrowRows, ParquetRows, Stream, TableRows, as_table
-from funnelrank.data.kinds import column_type, common, own, reading, widened
+from funnelrank.data.kinds import own, reading
 from funnelrank.data.places import find_files
+from funnelrank.data.skipped import Skipped
 from funnelrank.data.text_rows import CsvRows
 from funnelrank.errors import ConfigError, DataError, did_you_mean, listing
 from funnelrank.settings import Data
@@ -47,19 +48,29 @@ def open_source(rows: Any, data: Data, split: str) -> "Source":
         name = f"the table given as data.{split}"
         files: list[Any] = [TableRows(name, as_table(rows, f"data.{split}"))]
         return Source(split, files, data)
-    files, types, width = [], {}, 0
-    for place in find_files(paths, data, split):
-        with reading(place.name):
-            match place.format:
-                case "parquet":
-                    files.append(ParquetRows(place, width))
-                    width = files[-1].width
-                case "arrow":
-                    files.append(ArrowRows(place))
-                case "csv":
-                    files.append(CsvRows(place, data.csv, types))
-                    types |= {c.name: c.type for c in files[-1].schema if types.get(c.name, pa.null()) == pa.null()}
-    return Source(split, files, data)
+    files, types, width, skipped = [], {}, 0, Skipped()
+    places = find_files(paths, data, split)
+    for place in places:
+        try:
+            with reading(place.name):
+                place.refuse_empty()
+                match place.format:
+                    case "parquet":
+                        files.append(ParquetRows(place, data.memory, width))
+                        width = files[-1].width
+                    case "arrow":
+                        files.append(ArrowRows(place))
+                    case "csv":
+                        files.append(CsvRows(place, data.csv, types, data.on_error == "skip"))
+                        types |= {c.name: c.type for c in files[-1].schema if types.get(c.name, pa.null()) == pa.null()}
+        except DataError as error:
+            if data.on_error == "raise":
+                raise
+            skipped.file(error)
+    if not files:
+        raise DataError(f"data.{split}: none of the {len(places)} files can be read, and data.on_error is skip; the "
+                        f"first sentence: {skipped.samples[0]}")
+    return Source(split, files, data, skipped)
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,12 @@ class Source:
     split    its name in the config, as 'train'
     columns  the columns that all files have, in the first file's order, with the types that `read` gives
     units    in file order; rows is their exact number. For CSV both need one pass over the text, made when asked.
+    skipped  files that data.on_error: skip left out; single rows and row groups are left out by sift.py
     """
 
-    def __init__(self, split: str, files: list[Any], data: Data):
-        self.split, self.memory = split, data.memory
+    def __init__(self, split: str, files: list[Any], data: Data, skipped: Skipped | None = None):
+        self.split, self.memory, self.skips = split, data.memory, data.on_error == "skip"
+        self.skipped = skipped or Skipped()
         self.name = files[0].name if len(files) == 1 else f"data.{split} ({len(files)} files)"
         self._files = [f for f in files if not f.empty]
         if not self._files:
@@ -93,7 +106,7 @@ class Source:
                             f"data.{split}: none of the {len(files)} files holds a row (first: {files[0].name})")
         self._csv = data.csv
         self._stream: tuple[Any, Stream] | None = None
-        self.columns, self._faults = _agree(self._files)
+        self.columns, self._faults = agree(self._files)
 
     @cached_property
     def units(self) -> list[Unit]:
@@ -115,6 +128,11 @@ class Source:
     def rows(self) -> int:
         return sum(u.rows for u in self.units)
 
+    @property
+    def ragged(self) -> list[str]:
+        """Lines of text that data.on_error: skip left out, a sentence each; known once `units` are."""
+        return [line for file in self._files for line in file.ragged]
+
     def is_part(self, unit: Unit) -> bool:
         """Whether it is a whole part of its file: such units may be read at the same time, by several threads."""
         return unit.rows == self._files[unit.file].parts[unit.part][0]
@@ -135,8 +153,14 @@ class Source:
     def require(self, columns: list[str], who: Mapping[str, str] | None = None) -> None:
         """Raise DataError, one sentence a fault, where columns are missing or differ between files.
 
-        `who` says for a column what in the config asks for it, as {'price': 'features.price.column'}.
+        `who` says for a column what in the config asks for it, as {'price': 'features.price.column'}. Under
+        data.on_error: skip, a file that stands apart from the others is left out instead.
         """
+        while self.skips and "units" not in vars(self) and len(self._files) > 1 and (
+                apart := next((self._faults[c] for c in columns if c in self._faults), None)):
+            self.skipped.file(DataError(apart.sentence))
+            self._files.remove(apart.file)
+            self.columns, self._faults = agree(self._files)
         faults = []
         if not any(c in self.columns.names or c in self._faults for c in columns) and len(columns) > 3:
             raise DataError(f"{self.name}: none of the columns {listing(columns, 3)} is there; columns are "
@@ -144,7 +168,7 @@ class Source:
         for c in columns:
             asks = f" ({who[c]})" if who and c in who else ""
             if c in self._faults:
-                faults.append(self._faults[c] + asks)
+                faults.append(self._faults[c].sentence + asks)
             elif c not in self.columns.names:
                 near = did_you_mean(c, self.columns.names)
                 faults.append(f"{self.name}: no column '{c}'{asks}" + (
@@ -173,22 +197,31 @@ class Source:
         Each column is one chunk that begins at offset 0, and a list column's values are exactly those of its rows.
         Reading units in order is fast; in a sliced part or a CSV file, going back reads that part again.
         """
+        return self.typed(self.raw(unit, columns), unit, columns)
+
+    def raw(self, unit: Unit, columns: list[str]) -> pa.Table:
+        """One unit's rows of those columns that stand in its file, as the file holds them."""
         self.require(columns)
         file, where = self._files[unit.file], self.where(unit)
         inside = [c for c in dict.fromkeys(columns) if c in file.schema.names]
+        if not inside:
+            return pa.table({"": pa.nulls(unit.rows)})
+        with reading(where):
+            table = self._next(unit, tuple(inside))
+        if table.num_rows != unit.rows or set(table.column_names) != set(inside):
+            raise DataError(f"{where}: should give {unit.rows:,} more rows, but gave {table.num_rows:,}; the file "
+                            "is damaged, or changed while it was read")
+        return table
+
+    def typed(self, table: pa.Table, unit: Unit, columns: list[str], start: int = 0) -> pa.Table:
+        """Rows of a unit as `raw` gives them, from its row `start` on, with the types of `columns`."""
+        file, where = self._files[unit.file], self.where(unit)
         arrays: dict[str, pa.Array] = {}
-        if inside:
-            with reading(where):
-                table = self._next(unit, tuple(inside))
-            if table.num_rows != unit.rows or set(table.column_names) != set(inside):
-                raise DataError(f"{where}: should give {unit.rows:,} more rows, but gave {table.num_rows:,}; the file "
-                                "is damaged, or changed while it was read")
-            for c in inside:
-                arrays[c] = file.column(table[c], self.columns.field(c).type, where, c, unit.start)
-        for c in columns:
-            if c not in arrays:
-                arrays[c] = pa.repeat(pa.scalar(file.partition[c], self.columns.field(c).type), unit.rows)
-        return pa.table([own(arrays[c]) for c in columns], names=columns)
+        for c in dict.fromkeys(columns):
+            kind = self.columns.field(c).type
+            arrays[c] = own(file.column(table[c], kind, where, c, unit.start + start) if c in file.schema.names else
+                            pa.repeat(pa.scalar(file.partition[c], kind), table.num_rows))
+        return pa.table([arrays[c] for c in columns], names=columns)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a cache of these rows depends on: each file's path, size and time of change; a table's content hash."""
@@ -243,46 +276,3 @@ class _Hashing:
 
     def close(self) -> None:
         self.closed = True
-
-
-def _agree(files: list[Any]) -> tuple[pa.Schema, dict[str, str]]:
-    """The columns that all files share, and a sentence for each other column, raised once it is asked for."""
-    _type_partitions(files)
-    kinds: dict[str, pa.DataType] = {}
-    origin: dict[str, Any] = {}
-    faults: dict[str, str] = {}
-    for file in files:
-        columns = dict(zip(file.schema.names, file.schema.types)) | {
-            c: pa.scalar(v).type for c, v in file.partition.items() if c not in file.schema.names}
-        for c in [*kinds, *columns]:
-            if c in faults:
-                continue
-            if c not in columns:
-                faults[c] = (f"{file.name}: no column '{c}', which {origin[c].name} has; files of one split need the "
-                             "same columns" + did_you_mean(c, set(columns) - set(kinds)))
-            elif c not in kinds and file is not files[0]:
-                faults[c] = (f"{files[0].name}: no column '{c}', which {file.name} has; files of one split need the "
-                             "same columns")
-            else:
-                kind = widened(columns[c])
-                both = common(kinds.setdefault(c, kind), kind)
-                if both is None:
-                    faults[c] = (f"{file.name}: column '{c}' is {column_type(kind)}, but in {origin[c].name} it is "
-                                 f"{column_type(kinds[c])}; write it as one type in all files")
-                    continue
-                if c not in origin or both != kinds[c]:
-                    origin[c] = file
-                kinds[c] = both
-        for c in {c for c in file.schema.names if file.schema.names.count(c) > 1}:
-            faults[c] = f"{file.name}: has {file.schema.names.count(c)} columns named '{c}'; rename all but one"
-    return pa.schema([(c, k) for c, k in kinds.items() if c not in faults]), faults
-
-
-def _type_partitions(files: list[Any]) -> None:
-    """Values of key=value folders become whole numbers where all of a key's values are."""
-    for key in dict.fromkeys(k for f in files for k in f.partition):
-        values = [f.partition[key] for f in files if f.partition.get(key) is not None]
-        if all(re.fullmatch(r"-?\d{1,18}", str(v)) for v in values):
-            for f in files:
-                if f.partition.get(key) is not None:
-                    f.partition[key] = int(f.partition[key])

@@ -232,14 +232,15 @@ def _repeated(keys: pa.Array) -> str | None:
 def open_tables(schema: Schema, data: Data) -> dict[str, Dimension]:
     """Every dimension table that features read, its key and those columns only.
 
-    Raises DataError for null or repeated keys, missing columns, and where the tables together pass data.memory.
+    Raises DataError for null or repeated keys, missing columns, and where the tables together pass data.memory;
+    nothing of a table is ever skipped, since that would change attributes in silence.
     """
     tables, held = {}, 0
     for name, wanted in schema.tables.items():
         if not wanted.columns:
             continue
         split = f"tables.{name}.path"
-        source = open_source(data.tables[name].path, data, split)
+        source = open_source(data.tables[name].path, data.model_copy(update={"on_error": "raise"}), split)
         who = {wanted.key: f"data.tables.{name}.key"}
         for feature, f in schema.features.items():
             if f.column and table_of(f.column) == name:

@@ -30,7 +30,11 @@ class CsvRows:
 
     part = ""
 
-    def __init__(self, place: Place, csv: Csv, known: Mapping[str, pa.DataType]):
+    def __init__(self, place: Place, csv: Csv, known: Mapping[str, pa.DataType], skips: bool = False):
+        """`known` are types that files before it settled. With `skips`, lines of too few or too many cells are left
+        out; `ragged` counts them once `parts` are known.
+        """
+        self.skips, self.ragged = skips, []
         self.place, self.csv, self.name, self.partition = place, csv, place.name, place.partition
         self._refuse_other_texts()
         with self._reader() as reader:
@@ -44,7 +48,7 @@ class CsvRows:
             if self.empty and batch.num_rows:
                 self.empty, self._width = False, 2 * batch.nbytes // batch.num_rows
             for c in [c for c in self._once if pa.types.is_null(kinds[c])]:
-                kinds[c] = infer(batch.column(c))
+                kinds[c] = infer(_sound(batch.column(c)))
             if not self.empty and not any(pa.types.is_null(kinds[c]) for c in self._once):
                 break
         self.schema = pa.schema([(c, kinds[c]) for c in names])
@@ -59,6 +63,7 @@ class CsvRows:
 
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
+        self.ragged.clear()                        # what was met while types were inferred is met again
         return [(sum(b.num_rows for b in self._batches(self._once[:1])), self._width)]
 
     def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
@@ -79,13 +84,24 @@ class CsvRows:
             file,
             pcsv.ReadOptions(use_threads=False, block_size=BLOCK,
                              column_names=None if self.csv.header else self.csv.columns),
-            pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True,
+                              invalid_row_handler=self._leave_out if self.skips else None),
             pcsv.ConvertOptions(column_types=text, include_columns=columns, null_values=[""],
-                                strings_can_be_null=True))
+                                strings_can_be_null=True, check_utf8=False))     # `column` looks, and says where
+
+    def _leave_out(self, row: pcsv.InvalidRow) -> str:
+        if "parts" not in vars(self):
+            self.ragged.append(f"{self.name}, line {row.number}: holds {row.actual_columns} cells, not "
+                               f"{row.expected_columns}")
+        return "skip"
 
     def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
         texts = whole(values)
         mine = self.schema.field(name).type
+        if (sound := _sound(texts)) is not texts:
+            first = int(pc.index(pc.and_(sound.is_null(), texts.is_valid()), True).as_py())
+            raise DataError(f"{self.name}, row {start + first + 1}: column '{name}' holds bytes that are not UTF-8 "
+                            f"({texts.cast(pa.large_binary())[first].as_py()[:40]!r}); write text as UTF-8")
         try:
             return conform(parse(texts, mine), kind, f"{where}, column '{name}'")
         except Unparsed as e:
@@ -150,6 +166,24 @@ def parse(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         first = pc.index(written, False).as_py()
         raise Unparsed(texts[first].as_py(), first)
     return values
+
+
+def _sound(texts: pa.Array) -> pa.Array:
+    """The same, or null where bytes are not UTF-8."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = texts.cast(pa.large_binary()).to_pylist()
+        return pa.array([None if b is None or not _is_utf8(b) else b.decode() for b in raw], pa.large_string())
+    return texts
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _cast(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.frozen import sortable
 from funnelrank.data.labels import contradictions, read_labels, read_weights
-from funnelrank.data.parse import Values, is_list, numbers, one_chunk
+from funnelrank.data.parse import Values, numbers, one_chunk
+from funnelrank.data.sift import families_of, scenario_family, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, canonical, open_tables
-from funnelrank.data.vocab import Counts, Family, Vocab, to_family
+from funnelrank.data.vocab import Counts, Vocab, to_family
 from funnelrank.errors import DataError, FunnelrankError, listing
 from funnelrank.schema import Schema, Space, table_of, who_reads
 from funnelrank.settings import Settings
@@ -57,6 +58,12 @@ def verify(schema: Schema, settings: Settings, report: Callable[[dict[str, Any]]
     seen: dict[str, _Split] = {}
     fitted = sources.get("train")
     for split, source in sources.items():
+        if settings.data.on_error == "skip":
+            with _collected(found):
+                source = sift(source, schema, tables, fitted)
+            if source.skipped:
+                found.notes.append(f"data.on_error: skip leaves out {source.skipped.words()} of data.{split} (first: "
+                                   f"{source.skipped.samples[0]})")
         with _collected(found):
             one = _Split(schema, settings, source, tables, found, fitted or source)
             one.read(lambda done, s=source: report(
@@ -96,8 +103,8 @@ class _Split:
         self.columns = [c for c in dict.fromkeys([*schema.log_columns(), *truth.values()]) if c in source.columns.names]
         found.notes += [f"evaluate.truth.{task}: no column '{c}' in data.{source.split}" for task, c in truth.items()
                         if c not in self.columns and source.split == "test"]
-        self.reader = Reader(schema, tables, families(schema, fitted, tables))   # what train holds, all must hold
-        self.scenario = _scenario_family(schema, fitted)
+        self.reader = Reader(schema, tables, families_of(schema, fitted, tables))   # what train holds, all must hold
+        self.scenario = scenario_family(schema, fitted)
         self.features = [n for n, f in schema.features.items() if self._readable(f, tables)]
         self.labelled = all(t.label in self.columns for t in schema.tasks)
         spaces = {f.space: schema.spaces[f.space] for f in schema.of_kind("id", "bag", "sequence").values()}
@@ -230,34 +237,6 @@ def _shared(sources: Mapping[str, Source]) -> Iterator[str]:
         if both := files[a] & files[b]:
             yield (f"data.{b}: {listing(sorted(os.path.basename(p) for p in both), 3)} of it "
                    f"{'is' if len(both) == 1 else 'are'} in data.{a}, too; a model is then measured on what it learnt")
-
-
-def _scenario_family(schema: Schema, fitted: Source) -> Family:
-    """As fitting decides; 'string', which takes all, where that cannot be said."""
-    if schema.scenario not in fitted.columns.names:
-        return "string"
-    kind = fitted.columns.field(schema.scenario).type
-    return "int" if not pa.types.is_null(kind) and kind != pa.large_string() else "string"
-
-
-def families(schema: Schema, source: Source, tables: Mapping[str, Dimension]) -> dict[str, str]:
-    """Space -> 'int' or 'string', as fitting decides, but for columns that may be missing or of a wrong type."""
-    found: dict[str, set[str]] = {name: set() for name in schema.spaces}
-    for f in schema.of_kind("id", "bag", "sequence").values():
-        table = table_of(f.column)
-        columns = source.columns if not table else tables[table].table.schema if table in tables else pa.schema([])
-        name = f.column.split(".", 1)[1] if table else f.column
-        if name not in columns.names:
-            continue
-        kind = columns.field(name).type
-        cut = f.kind != "id" and f.separator is not None and not is_list(kind)
-        if is_list(kind):
-            kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
-        found[f.space].add("pieces" if cut else "string" if text else "int")
-    return {name: "int" if schema.spaces[name].made == "range" or said == {"int"} or said == {"int", "pieces"}
-            else "string" for name, said in found.items()}
 
 
 def _vocabularies(schema: Schema, train: _Split) -> Iterator[str]:

@@ -57,6 +57,7 @@ def page(run: Mapping[str, Any]) -> str:
                        cut} of lists
     coverage           split -> task -> {rows, observed, positives}
     contradictions     split -> a list of {child, parent, rows, positives, first}, or {policy, edges: that list, ...}
+    skipped            split -> {files, groups, group_rows, rows, samples}
     reliability        task -> {p, y, count, low, high} as lists, of the last split in `metrics`
     about              model, reading, parameters, seed, started, seconds, versions, training
     """
@@ -82,6 +83,7 @@ def page(run: Mapping[str, Any]) -> str:
                                       "log has no users); a dot without one has too few positives.")),
         ("Metrics per task and scenario", _metrics(rows, splits)),
         ("Labels", _labels(run.get("coverage") or {}) + _contradictions(run.get("contradictions") or {})),
+        *([("Skipped", _skipped(run["skipped"]))] if any((run.get("skipped") or {}).values()) else []),
         ("Features", _features(run.get("counts") or {})),
         ("Config", f"<pre>{_h(run['config'])}</pre>" if run.get("config") else _nothing("No config was given.")),
         ("Versions", _versions(run.get("about") or {})),
@@ -222,6 +224,15 @@ def _contradictions(found: Mapping[str, Any]) -> str:
     if not body:
         return text + _nothing("No task comes after another, or none was checked.")
     return text + _table(["split", "contradiction", "rows", "of positives", "first"], body, texts=2, last_is_text=True)
+
+
+def _skipped(found: Mapping[str, Mapping]) -> str:
+    body = [[_h(split), *(_whole(said.get(k)) for k in ("files", "groups", "group_rows", "rows"))]
+            for split, said in found.items() if said]
+    samples = [sentence for said in found.values() for sentence in (said or {}).get("samples", ())]
+    return ('<p class="note">Left out by <code>data.on_error: skip</code>, in no count below.</p>' +
+            _table(["split", "files", "row groups", "rows of these", "single rows"], body, texts=1) +
+            "<ul>" + "".join(f"<li>{escape(shortened(s, 400))}</li>" for s in samples) + "</ul>")
 
 
 def _features(counts: Mapping[str, Mapping]) -> str:
