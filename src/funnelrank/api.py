@@ -181,7 +181,8 @@ def _page(ranker: Ranker, splits: Mapping[str, EncodedSplit], reliability: Any, 
         "name": ranker.config.name, "config": dump(ranker.config), "metrics": ranker.rows, "events": events,
         "reliability": reliability, "counts": {s: dict(e.counts) for s, e in shown.items()},
         "coverage": {s: e.coverage for s, e in shown.items()},
-        "contradictions": {s: e.contradictions for s, e in shown.items()}, "about": ranker.about})
+        "contradictions": {s: e.contradictions for s, e in shown.items()},
+        "skipped": {s: e.skipped for s, e in shown.items()}, "about": ranker.about})
 
 
 def finished(folder: Path) -> Run:
