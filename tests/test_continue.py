@@ -30,6 +30,14 @@ CONFIG = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """The report is drawn by other tests, and takes longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api.pictures, "page", lambda run: "<html>")
+        yield
+
+
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")

@@ -112,9 +112,11 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
         encoder = prepare(config, data, record, old)
         splits = encode(config, data, encoder, record)
         model = build(config, encoder, splits)
-        start, continued = before.onto(config, encoder, model) if before else (None, None)
-        if continued:
+        start = continued = None
+        if before:
+            start, continued = before.onto(config, encoder, model)
             record({"event": "continue", **continued})
+            del before                                          # a whole model, its optimisers and averages
         try:
             trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
                           profile=profile, start=start)
