@@ -5,8 +5,8 @@
 
 dense   rows moved inside backward, against the same model with an nn.Embedding for each id space, whose gradients are
         as large as the table and go to torch.optim; the same start, order, optimiser and rate, without weight averages
-rows    every row optimiser: its learning rate chosen on valid over RATES with TUNING seeds, the same
-        for all, then measured on test with the other seeds; differences to Adagrad are paired by seed
+rows    every row optimiser (FTRL without L1 is Adagrad): its learning rate chosen on valid over RATES with TUNING
+        seeds, then measured on test with the other seeds; differences to Adagrad are paired by seed
 
 One thread. Finished runs are kept in --out as one line of JSON each, and not done again.
 """
@@ -33,8 +33,8 @@ from funnelrank.inputs import Inputs
 from funnelrank.settings import RowOptimiser
 
 TUNING = (100, 101)                   # seeds that only choose
-RATES = {"adagrad": (0.02, 0.05, 0.1, 0.2), "rowwise_adagrad": (0.02, 0.05, 0.1, 0.2), "ftrl": (0.02, 0.05, 0.1, 0.2),
-         "adam": (0.0003, 0.001, 0.003, 0.01), "sgd": (0.3, 1.0, 3.0, 10.0)}
+RATES = {"adagrad": (0.05, 0.1, 0.2, 0.4, 0.8), "rowwise_adagrad": (0.05, 0.1, 0.2, 0.4, 0.8),
+         "adam": (0.001, 0.003, 0.01, 0.03, 0.1), "sgd": (1.0, 3.0, 10.0, 30.0, 100.0)}
 
 
 class PerSpace(nn.Module):
