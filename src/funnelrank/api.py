@@ -22,6 +22,7 @@ from funnelrank.batch import Batch
 from funnelrank.config import Config, dump
 from funnelrank.config import load as load_config
 from funnelrank.continued import Before, open_before
+from funnelrank.data.ahead import each
 from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
 from funnelrank.data.frozen import frozen as freeze
@@ -283,8 +284,7 @@ class Ranker:
         scenario = self.config.schema.scenario
         columns = list(dict.fromkeys([*self._columns(labels=False), *keep,
                                       *([scenario] if scenario in source.columns.names else [])]))
-        for unit in source.units:
-            raw = source.read(unit, columns)
+        for unit, raw in each(source, columns):
             encoded = self.encoder.encode(raw, source.where(unit), labels=False)
             parts = [self._served(said) for _, said in predict_batches(
                 self.model, self._packed(encoded), corrected=True)]
@@ -391,8 +391,7 @@ class Ranker:
 
     def _batches(self, source: Source, labels: bool, report: Report) -> Iterator[Batch]:
         done, columns = 0, self._columns(labels)
-        for unit in source.units:
-            raw = source.read(unit, columns)
+        for unit, raw in each(source, columns):
             yield from self._packed(self.encoder.encode(raw, source.where(unit), labels=labels))
             done += len(raw)
             report({"event": "progress", "stage": "score", "rows": done, "total": source.rows})

@@ -447,6 +447,7 @@ class _Console:
     """A reader of events: one live bar a stage on a terminal, plain lines elsewhere."""
 
     EVERY = 5.0                     # seconds between plain lines of one stage
+    MUCH = 100_000_000              # bytes on disk worth a line
 
     def __enter__(self) -> _Console:
         from rich.console import Console
@@ -494,6 +495,10 @@ class _Console:
                            "ends")
             case "skipped":
                 self._line(f"{event['split']}: left out {event['words']}; first: {_printable(event['samples'][0])}")
+            case "disk" if event["bytes"] > min(self.MUCH, event["free"] / 10):
+                from funnelrank.durable import spell_size
+                self._line(f"{event['what']}: about {spell_size(event['bytes'])} to be written to {event['folder']} "
+                           f"({spell_size(event['free'])} free)")
             case "profile":
                 self._line(_profile(event))
             case "warning":

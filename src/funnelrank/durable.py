@@ -53,6 +53,21 @@ def new_folder(target: Path) -> Iterator[Path]:
         _unlock(lock)
 
 
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """An empty folder under a temporary name of `target`'s, gone when the block ends; what killed processes left of
+    others is swept away first. Raises OSError as writing does.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, escape(target.name))
+    temporary, lock = _begin(target)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _unlock(lock)
+
+
 def replace_file(target: Path, content: bytes) -> None:
     """Puts a file in place in one step, once its bytes are on the disk. What was there stays if that fails."""
     temporary = target.with_name(f".{target.name}.new")

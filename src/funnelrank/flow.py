@@ -23,6 +23,7 @@ import pyarrow as pa
 import torch
 
 from funnelrank.config import Config
+from funnelrank.data.ahead import each
 from funnelrank.data.cache import EncodedSplit, open_encoded
 from funnelrank.data.encode import Encoder, Old
 from funnelrank.data.frozen import frozen as freeze
@@ -107,18 +108,23 @@ def prepare(config: Config, data: Data, report: Report = silent, old: Old | None
     if source is None:
         raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
     return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source),
-                       threads_of(config.settings.train), old)
+                       threads_of(config.settings.train), old, cache_of(config), report)
 
 
 def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> dict[str, EncodedSplit]:
     """Encode each split once into the cache, or open what is there. With frozen histories: also 'test/frozen'."""
-    folder = Path(config.settings.data.cache or Path(config.settings.train.out).parent / ".funnelrank-cache")
+    folder = cache_of(config)
     sources = dict(data.sources)
     sources |= {f"{s}/frozen": freeze(sources[s], config.schema) for s in ("valid", "test")
                 if s in sources and freezes(config, sources[s])}
     return {split: open_encoded(encoder, source, config.settings.data, folder, split == "train",
-                                progress(report, f"encode {split}", source), threads_of(config.settings.train))
+                                progress(report, f"encode {split}", source), threads_of(config.settings.train), report)
             for split, source in sources.items()}
+
+
+def cache_of(config: Config) -> Path:
+    """Where encoded rows, and statistics that pass data.memory, are written."""
+    return Path(config.settings.data.cache or Path(config.settings.train.out).parent / ".funnelrank-cache")
 
 
 def threads_of(settings: Train) -> int:
@@ -261,7 +267,7 @@ def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:
     columns = {t: c for t, c in config.settings.evaluate.truth.items() if c in source.columns.names}
     if not columns:
         return {}
-    parts = [source.read(unit, list(columns.values())) for unit in source.units]
+    parts = [table for _, table in each(source, list(columns.values()))]
     whole = pa.concat_tables(parts)
     return {t: numbers(one_chunk(whole[c]), f"{source.name}: column '{c}' (evaluate.truth.{t})")
             for t, c in columns.items()}
@@ -269,7 +275,7 @@ def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:
 
 def values_of(source: Source, column: str) -> tuple[np.ndarray, list[str]]:
     """A column of any simple kind as codes [n] and the values' texts; nulls are the value `(null)`."""
-    parts = [source.read(unit, [column])[column] for unit in source.units]
+    parts = [table[column] for _, table in each(source, [column])]
     whole = one_chunk(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
     if pa.types.is_nested(whole.type):
         raise DataError(f"{source.name}: column '{column}' holds lists; rows are put together by a column of single "

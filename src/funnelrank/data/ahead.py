@@ -2,7 +2,7 @@
 
 What comes out is the same, error included, as from one unit after another: the first unit that fails is the one whose
 sentence is raised. Units that are a whole part of a file are read where they are worked on. Slices of a part share one
-stream, so they are read here, in order, while others are worked on.
+stream, so they are read here, in order, while others are worked on. A unit whose rows prove too wide comes as several.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
+
+from funnelrank.data.source import TooWide, halves
 
 if TYPE_CHECKING:
     from funnelrank.data.source import Source, Unit
@@ -29,7 +31,7 @@ def in_order(source: Source, columns: list[str], work: Callable[[pa.Table, Unit]
     most = source.at_once(threads)
     if most == 1:
         for unit in source.units:
-            yield unit, work(source.read(unit, columns), unit)
+            yield from _each(source, unit, columns, work)
         return
 
     def begin(unit: Unit) -> Future[Result]:
@@ -38,25 +40,52 @@ def in_order(source: Source, columns: list[str], work: Callable[[pa.Table, Unit]
         table = source.read(unit, columns)
         return pool.submit(work, table, unit)
 
+    def finish() -> Iterator[tuple[Unit, Result]]:
+        unit, future = pending.popleft()
+        try:
+            result = future.result()
+        except TooWide:
+            yield from _each(source, unit, columns, work)
+            return
+        yield unit, result
+
     with ThreadPoolExecutor(most, "funnelrank-encode") as pool:
         pending: deque[tuple[Unit, Future[Result]]] = deque()
         try:
             for unit in source.units:
                 if len(pending) == most:
-                    yield _next(pending)
+                    yield from finish()
                 try:
                     pending.append((unit, begin(unit)))
+                except TooWide:
+                    while pending:
+                        yield from finish()
+                    yield from _each(source, unit, columns, work)
                 except Exception:
                     while pending:                    # what failed before it is said before it
-                        yield _next(pending)
+                        yield from finish()
                     raise
             while pending:
-                yield _next(pending)
+                yield from finish()
         finally:
             for _, future in pending:
                 future.cancel()
 
 
-def _next(pending: deque[tuple[Unit, Future[Result]]]) -> tuple[Unit, Result]:
-    unit, future = pending.popleft()
-    return unit, future.result()
+def each(source: Source, columns: list[str]) -> Iterator[tuple[Unit, pa.Table]]:
+    """Every unit and its rows, in order."""
+    return in_order(source, columns, lambda table, unit: table, 1)
+
+
+def _each(source: Source, unit: Unit, columns: list[str],
+          work: Callable[[pa.Table, Unit], Result]) -> Iterator[tuple[Unit, Result]]:
+    """One unit, or its halves, and theirs, where its rows are too wide to be held together."""
+    try:
+        table = source.read(unit, columns)
+    except TooWide:
+        if not (parts := halves(unit)):
+            raise
+        for part in parts:
+            yield from _each(source, part, columns, work)
+        return
+    yield unit, work(table, unit)

@@ -12,6 +12,7 @@ running process reads; older ones are removed when another is made.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.labels import apply_policy, contradictions, describe
 from funnelrank.data.source import Source
-from funnelrank.durable import discard_unused, find_folder, hold, new_folder, sweep, write_failure
+from funnelrank.durable import discard_unused, find_folder, hold, new_folder, spell_size, sweep, write_failure
 from funnelrank.errors import ArtefactError, DataError
 from funnelrank.schema import Schema
 from funnelrank.sealed import read_json, to_json
@@ -42,6 +43,7 @@ ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "
 LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
 
 Progress = Callable[[int], None]      # told how many rows are done
+Says = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -66,15 +68,16 @@ class EncodedSplit(Encoded):
 
 
 def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | None, policy: bool,
-                 progress: Progress | None = None, threads: int = 1) -> EncodedSplit:
+                 progress: Progress | None = None, threads: int = 1, says: Says = lambda event: None) -> EncodedSplit:
     """The encoded rows of `source`, from the cache in `folder` or encoded into it now; in memory if folder is None.
 
     `policy` is for train: apply data.contradictions and data.fill_implied (by default only under the conditional
     reading). Labels of other splits are left alone. Two processes that want the same cache make it once: the second
-    waits for the first. `threads` units are encoded at once, where data.memory holds them, and give the same.
+    waits for the first. `threads` units are encoded at once, where data.memory holds them, and give the same. Before
+    rows are written, `says` gets an event of how much disk they will take.
 
     Raises DataError for rows that cannot be encoded, for contradictions under `raise`, where no row is left, where a
-    file changes meanwhile, and where the disk is full; nothing half-written stays.
+    file changes meanwhile, and where the disk has no room; nothing half-written stays.
     """
     fill = data.fill_implied if data.fill_implied is not None else encoder.schema.reading == "conditional"
     rules = {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
@@ -90,7 +93,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         found = _open(target)
     if found is None:
         sweep(Path(folder), "encoded-" + "[0-9a-f]" * KEY)
-        _write(target, made_from, encoder, source, rules, progress, threads)
+        _write(target, made_from, encoder, source, rules, progress, threads, says)
         found = _open(target)
         assert found is not None, target
         discard_unused(Path(folder), "encoded-" + "[0-9a-f]" * KEY, KEEP)
@@ -98,10 +101,10 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
 
 
 def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: Source, rules: Mapping[str, Any],
-           progress: Progress | None, threads: int) -> None:
+           progress: Progress | None, threads: int, says: Says) -> None:
     arrays = None
     try:
-        with new_folder(target) as new, _OnDisk(new) as arrays:
+        with new_folder(target) as new, _OnDisk(new, source, says) as arrays:
             meta = _encode(encoder, source, rules, arrays, progress, threads)
             if source.fingerprint() != made_from["source"]:
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
@@ -110,7 +113,7 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
             (new / META).write_bytes(said)
             (new / SUMS).write_bytes(to_json({**arrays.sums, META: crc32(said)}))
     except OSError as error:
-        said = write_failure(error, target.parent, arrays and arrays.needed(source.rows))
+        said = write_failure(error, target.parent, arrays and arrays.needed())
         if said is None:
             raise
         raise DataError(f"cache {target.parent}, for the encoded rows of data.{source.split}: {said} with "
@@ -173,14 +176,17 @@ class _InMemory:
 class _OnDisk:
     """The same as one file each in `folder`, little-endian, row by row."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.shapes, self.sums = folder, {}, {}
+    def __init__(self, folder: Path, source: Source, says: Says):
+        self.folder, self.source, self.says, self.shapes, self.sums = folder, source, says, {}, {}
         self._files: dict[str, BinaryIO] = {}
         self._bytes = self._done = 0
 
     def add(self, parts: Mapping[str, np.ndarray], done: int) -> None:
         """`done` is how many rows of the source these parts complete."""
+        first = not self._done
         self._bytes, self._done = self._bytes + sum(part.nbytes for part in parts.values()), done
+        if first:
+            self._announce()
         for name, part in parts.items():
             if name not in self._files:
                 self._files[name] = open(self.folder / f"{name}.bin", "wb", buffering=1 << 20)  # noqa: SIM115
@@ -189,9 +195,18 @@ class _OnDisk:
             self.sums[name] = crc32(flat, self.sums.get(name, 0))
             self.shapes[name] = (self.shapes.get(name, (0,))[0] + len(part), *part.shape[1:])
 
-    def needed(self, rows: int) -> int | None:
+    def needed(self) -> int | None:
         """Bytes for all rows of the source, guessed from those so far."""
-        return self._bytes * rows // self._done if self._done else None
+        return self._bytes * self.source.rows // self._done if self._done else None
+
+    def _announce(self) -> None:
+        folder, needed, free = self.folder.parent, self.needed(), shutil.disk_usage(self.folder).free
+        self.says({"event": "disk", "what": f"encoded rows of {self.source.split}", "folder": str(folder),
+                   "bytes": needed, "free": free})
+        if needed > free:
+            raise DataError(f"cache {folder}: the encoded rows of data.{self.source.split} take about "
+                            f"{spell_size(needed)}, and {spell_size(free)} are free; make room or choose a folder "
+                            "elsewhere with data.cache")
 
     def __enter__(self) -> "_OnDisk":
         return self

@@ -40,6 +40,7 @@ from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import LARGEST, Scaler, bucket_ids
 from funnelrank.data.parse import Values, newest, one_chunk
 from funnelrank.data.source import Source
+from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
 from funnelrank.errors import DataError, listing
@@ -83,21 +84,25 @@ class Encoder:
 
     @classmethod
     def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
-            progress: Callable[[int], None] | None = None, threads: int = 1, old: Old | None = None) -> Encoder:
+            progress: Callable[[int], None] | None = None, threads: int = 1, old: Old | None = None,
+            scratch: Path | None = None, says: Callable[[dict[str, Any]], None] = lambda event: None) -> Encoder:
         """One pass over train, going on from `old` where there is one.
 
-        `progress` is told how many rows are done; with several `threads`, rows are read ahead. Raises DataError where
-        columns do not fit.
+        `progress` is told how many rows are done; with several `threads`, rows are read ahead. Counts that pass
+        data.memory go to disk, into `scratch`; `says` gets an event before. Raises DataError where columns do not fit,
+        or a vocabulary passes data.memory.
         """
         source.require(schema.log_columns(), who_reads(schema))
-        fitting, done = Fitting(schema, source.columns, tables, old and old.vocabs, old and old.retire), 0
-        with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
-            for unit, table in units:
-                fitting.add(table, source.where(unit))
-                done += unit.rows
-                if progress:
-                    progress(done)
-        fitted = fitting.result()
+        done = 0
+        with Spill(scratch, source.memory, source.rows, threads, says) as spill:
+            fitting = Fitting(schema, source.columns, tables, spill, old and old.vocabs, old and old.retire)
+            with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
+                for unit, table in units:
+                    fitting.add(table, source.where(unit))
+                    done += unit.rows
+                    if progress:
+                        progress(done)
+            fitted = fitting.result()
         if old:
             fitted["scalers"] |= {n: s for n, s in old.scalers.items() if n in fitted["scalers"]}
             fitted["boundaries"] |= {n: b for n, b in old.boundaries.items() if n in fitted["boundaries"]}

@@ -13,6 +13,7 @@ from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import NumberStatistics
 from funnelrank.data.parse import Values, is_list, newest
+from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Counts, Family, Vocab, to_family
 from funnelrank.errors import ConfigError
@@ -26,13 +27,15 @@ UNIFORM = Number()          # how lengths and gaps are scaled
 class Fitting:
     """Fed the rows of train part by part; `columns` are those it reads, `result` the arguments of an Encoder.
 
+    spill    the budget that counts share
     old      vocabularies by space, and that of the scenarios under '', which go on growing
     retire   after so many trainings in a row without a value it leaves its vocabulary; see Vocab.grown
     """
 
-    def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension],
+    def __init__(self, schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension], spill: Spill,
                  old: Mapping[str, Vocab] | None = None, retire: int | None = None):
         self.schema, self._old, self._retire = schema, old or {}, retire
+        self.spill, self._done = spill, 0
         self.columns = schema.model_copy(update={"user": None}).log_columns(labels=False)
         self._listed = {}
         families = _families(schema, columns, tables)
@@ -61,14 +64,16 @@ class Fitting:
 
     def add(self, table: pa.Table, where: str) -> None:
         """Some rows of train, in their order."""
+        held = self._counts | ({"data.scenario": self._scenario} if self._scenario else {})
         for _, block in self._reader.blocks(table, where, BLOCK):
             self._add(block)
-        if self._scenario:
-            rows = self._reader.rows(table, where)
-            column = self.schema.scenario
-            place = rows.place(column)
-            self._scenario.add(to_family(canonical(rows.column(column), place), self._scenario.family, place,
-                                         f"the scenarios of '{column}'"))
+            if self._scenario:
+                column = self.schema.scenario
+                place = block.place(column)
+                self._scenario.add(to_family(canonical(block.column(column), place), self._scenario.family, place,
+                                             f"the scenarios of '{column}'"))
+            self._done += len(block)
+            self.spill.make_room(held, self._done)
 
     def _add(self, rows: Rows) -> None:
         read_off = ListNumbers(self.schema, rows)
@@ -95,10 +100,10 @@ class Fitting:
         vocabs = {}
         for name, space in self.schema.spaces.items():
             if name in self._counts:
-                old, counted = self._old.get(name), self._counts[name].total()
-                grows = old is not None and old.space.made == "fitted"
-                vocabs[name] = old.grown(space, *counted, self._retire) if grows else Vocab.fit(
-                    space, families[name], *counted)
+                old, counts, owner = self._old.get(name), self._counts[name], self._owner(name)
+                vocabs[name] = self.spill.vocabulary(space, families[name], counts, owner) if (
+                    old is None or old.space.made != "fitted") else old.grown(
+                    space, *self.spill.counted(counts, space, owner, old), self._retire)
             else:
                 vocabs[name] = self._listed.get(name) or Vocab(space, families[name])
         cut = {n for n, f in self.schema.of_kind("number").items() if f.buckets or f.boundaries}
@@ -112,11 +117,15 @@ class Fitting:
         """Every scenario of train, in the order of their values; new ones behind those that were there."""
         if self._scenario is None:
             return None
-        values, _ = self._scenario.total()
+        space = Space(name="scenario", made="fitted", min_count=1)
+        values, _ = self.spill.counted(self._scenario, space, "data.scenario")
         values = values.take(pc.sort_indices(values))
         if "" in self._old:
             return self._old[""].grown(self._old[""].space, values, np.ones(len(values), np.int64))
-        return Vocab(Space(name="scenario", made="fitted", min_count=1), self._scenario.family, values)
+        return Vocab(space, self._scenario.family, values)
+
+    def _owner(self, space: str) -> str:
+        return f"features.{next(n for n, f in self.schema.features.items() if getattr(f, 'space', None) == space)}"
 
 
 def _families(schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension]) -> dict[str, Family]:

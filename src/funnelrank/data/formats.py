@@ -4,6 +4,7 @@ Each has: name, schema, empty (no rows at all), partition, part (the word for it
 `stream` of a part's batches, and `column`, which brings one of them to the type that a split agreed on.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,12 @@ from funnelrank.data.kinds import conform, reading, sentence, whole
 from funnelrank.data.places import Place
 from funnelrank.errors import ConfigError, DataError
 
-BATCH = 16_384                # rows decoded at a time
+BATCH = 4096                  # rows decoded at a time
+LISTED = 512                  # the same where columns hold lists, which may be ten thousand long
+FEWEST = 64                   # rows decoded at a time, however large a row group is
+BUFFER = 1 << 20              # bytes read at a time where a row group is larger than its share
+ENOUGH = 1 << 24              # decoded bytes that measuring may take
+GROUP_SHARE = 8               # a row group's share of data.memory, up to which its columns are read in one go
 
 
 class ParquetRows:
@@ -24,6 +30,7 @@ class ParquetRows:
     def __init__(self, place: Place, memory: int = 2_000_000_000, width: int = 0):
         """`width` is what another file of the same rows measured, to spare measuring each."""
         self.place, self.name, self.partition, self.memory = place, place.name, place.partition, memory
+        self._sizes: list[int] = []
         file = self._open()
         self.schema = _readable(file.schema_arrow)
         groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
@@ -32,9 +39,10 @@ class ParquetRows:
         self.parts = [(g.num_rows, max(self.width, 2 * g.total_byte_size // max(1, g.num_rows))) for g in groups]
         self._sizes = [g.total_byte_size for g in groups]
 
-    def _open(self) -> pq.ParquetFile:
+    def _open(self, group: int | None = None) -> pq.ParquetFile:
+        large = group is None or self._sizes[group] * GROUP_SHARE > self.memory
         return pq.ParquetFile(self.place.open(), page_checksum_verification=True, pre_buffer=False,
-                              coerce_int96_timestamp_unit="us")
+                              buffer_size=BUFFER if large else 0, coerce_int96_timestamp_unit="us")
 
     @staticmethod
     def _measure(file: pq.ParquetFile, group: int) -> int:
@@ -42,12 +50,19 @@ class ParquetRows:
 
         The footer's own column sizes are not asked, because pyarrow ends the process where they are damaged.
         """
-        first = next(file.iter_batches(1024, row_groups=[group]), None)
-        return 2 * first.nbytes // first.num_rows if first else 0
+        width = 0
+        for rows in (1, 1024):                    # a thousand rows of a megabyte would be too many
+            if width * rows <= ENOUGH and (first := next(file.iter_batches(rows, row_groups=[group]), None)):
+                width = 2 * first.nbytes // first.num_rows
+        return width
 
     def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        yield from self._open().iter_batches(batch_size=min(rows, BATCH), row_groups=[part], columns=columns,
-                                          use_threads=False)       # units are read side by side
+        # a batch is at most as large as its group, decoded; of larger groups, fewer rows are decoded at a time
+        share = self.memory / GROUP_SHARE / max(1, self._sizes[part])
+        most = LISTED if any(pa.types.is_nested(self.schema.field(c).type) for c in columns) else BATCH
+        batch = max(1, min(rows, most, max(FEWEST, int(most * share))))
+        yield from self._open(part).iter_batches(batch_size=batch, row_groups=[part], columns=columns,
+                                                 use_threads=False)       # units are read side by side
 
     def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
         where = f"{where}, column '{name}'"
@@ -140,15 +155,18 @@ class Stream:
     """Record batches of any sizes, taken in the sizes asked for."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]):
-        self.batches, self.rest, self.at = batches, None, 0
+        self.batches, self.at = batches, 0
+        self._rest: deque[pa.RecordBatch] = deque()
 
     def take(self, rows: int, most: int) -> pa.Table | None:
-        """The next `rows` rows, or fewer at the end; None where they pass `most` bytes."""
+        """The next `rows` rows, or fewer at the end; None, and nothing taken, where they pass `most` bytes."""
         pieces, size = [], 0
         for piece in self._pieces(rows):
             pieces.append(piece)
             size += piece.nbytes
             if size > most:
+                self._rest.extendleft(reversed(pieces))
+                self.at -= sum(piece.num_rows for piece in pieces)
                 return None
         return pa.Table.from_batches(pieces) if pieces else pa.table({})
 
@@ -158,10 +176,11 @@ class Stream:
 
     def _pieces(self, rows: int) -> Iterator[pa.RecordBatch]:
         while rows > 0:
-            batch = self.rest if self.rest is not None else next(self.batches, None)
+            batch = self._rest.popleft() if self._rest else next(self.batches, None)
             if batch is None:
                 return
-            self.rest = batch.slice(rows) if batch.num_rows > rows else None
+            if batch.num_rows > rows:
+                self._rest.appendleft(batch.slice(rows))
             piece = batch.slice(0, rows)
             rows -= piece.num_rows
             self.at += piece.num_rows

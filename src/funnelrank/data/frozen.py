@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.ahead import each
 from funnelrank.data.kinds import whole
 from funnelrank.data.source import Source, Unit
 from funnelrank.data.tables import KeyIndex, canonical
@@ -115,9 +116,8 @@ def _first_rows(source: Source, user: str, time: str | None) -> tuple[pa.Array, 
     merged: tuple[pa.Array, np.ndarray, np.ndarray] | None = None
     waiting: list[tuple[pa.Array, np.ndarray, np.ndarray]] = []
     start = 0
-    for unit in source.units:
+    for unit, table in each(source, [c for c in (user, time) if c]):
         where = source.where(unit)
-        table = source.read(unit, [c for c in (user, time) if c])
         users = canonical(table[user], f"{where}, column '{user}'")
         times = sortable(table[time], f"{where}, column '{time}'") if time else np.zeros(unit.rows, np.int64)
         named = users.is_valid().to_numpy(zero_copy_only=False)
@@ -158,10 +158,10 @@ def _lists_at(source: Source, columns: list[str], rows: np.ndarray) -> pa.Table:
     """The list columns at the given rows [U] of the split, in that order."""
     order = np.argsort(rows)
     wanted, pieces, start, held = rows[order], [], 0, 0
-    for unit in source.units:
+    for unit, table in each(source, columns):
         a, b = np.searchsorted(wanted, [start, start + unit.rows])
         if a < b:
-            pieces.append(source.read(unit, columns).take(pa.array(wanted[a:b] - start)))
+            pieces.append(table.take(pa.array(wanted[a:b] - start)))
             held += pieces[-1].nbytes
             if held > source.memory:
                 raise DataError(f"data.{source.split}: the lists of {b:,} users pass data.memory "

@@ -14,7 +14,6 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from funnelrank.data.frozen import sortable
 from funnelrank.data.labels import read_labels, read_weights, wrong_labels, wrong_weights
 from funnelrank.data.parse import is_list, one_chunk
 from funnelrank.data.skipped import Skipped
-from funnelrank.data.source import Source, Unit
+from funnelrank.data.source import Source, TooWide, Unit
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Family, to_family
 from funnelrank.errors import DataError
@@ -46,7 +45,8 @@ def sift(source: Source, schema: Schema, tables: Mapping[str, Dimension], fitted
                    scenario_family(schema, fitted))
     columns = [c for c in schema.log_columns() if c in source.columns.names]
     lost: dict[Unit, np.ndarray] = {}
-    skipped, units, done, left = source.skipped, source.units, 0, 0
+    skipped, units, done, left = source.skipped, [], 0, 0
+    raw = _Raw(source)
     for line in source.ragged:
         skipped.row(1, DataError(line))
 
@@ -55,9 +55,10 @@ def sift(source: Source, schema: Schema, tables: Mapping[str, Dimension], fitted
         found.look(raw)
         return found
 
-    with closing(in_order(_Raw(source), columns, work, threads)) as seen:
+    with closing(in_order(raw, columns, work, threads)) as seen:
         for unit, found in seen:
             found.tell(skipped)
+            units.append(unit)
             if len(found.wrong):
                 lost[unit] = found.wrong
             left += unit.rows - len(found.wrong)
@@ -67,26 +68,21 @@ def sift(source: Source, schema: Schema, tables: Mapping[str, Dimension], fitted
     if not left:
         raise DataError(f"data.{source.split}: none of the {sum(u.rows for u in units):,} rows can be used, and "
                         f"data.on_error is skip; the first sentence: {skipped.samples[0]}")
-    return Sifted(source, lost)
+    return Sifted(source, units, lost)
 
 
 class Sifted:
     """A Source without some of its rows. Units without a row that is kept are none."""
 
-    def __init__(self, live: Source, lost: Mapping[Unit, Collection[int]]):
-        """`lost`: of each unit that is not whole, the rows [k] that it is without, rising."""
+    def __init__(self, live: Source, units: list[Unit], lost: Mapping[Unit, Collection[int]]):
+        """`units` of the live source; `lost`: of each that is not whole, the rows [k] that it is without, rising."""
         self.live, self.skipped = live, live.skipped
         self.split, self.name, self.memory, self.columns = live.split, live.name, live.memory, live.columns
         self._lost = {_key(unit): (unit, rows) for unit, rows in lost.items()}
 
-    @cached_property
-    def units(self) -> list[Unit]:
-        units = [replace(u, rows=u.rows - len(self._lost.get(_key(u), (u, ()))[1])) for u in self.live.units]
-        return [u for u in units if u.rows]
-
-    @cached_property
-    def rows(self) -> int:
-        return sum(u.rows for u in self.units)
+        kept = [replace(u, rows=u.rows - len(lost.get(u, ()))) for u in units]
+        self.units = [u for u in kept if u.rows]
+        self.rows = sum(u.rows for u in self.units)
 
     @property
     def paths(self) -> list[str]:
@@ -134,6 +130,10 @@ class _Raw:
         if (unit.file, unit.part) not in self._failed:
             try:
                 return self.source.raw(unit, columns)
+            except TooWide as error:
+                if unit.rows > 1:
+                    raise                                  # its halves are tried
+                return error
             except DataError as error:
                 self._failed[unit.file, unit.part] = error
         return self._failed[unit.file, unit.part]

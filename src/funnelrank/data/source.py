@@ -11,7 +11,7 @@ text_rows.py decode them. What pyarrow or the disk raises leaves here as one Dat
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -85,6 +85,17 @@ class Unit:
     start: int
     rows: int
     offset: int = 0
+
+
+class TooWide(DataError):
+    """Rows of a unit that pass its share of data.memory: `halves` of it are read instead."""
+
+
+def halves(unit: Unit) -> list[Unit]:
+    """Two units of the same rows, or none where it has only one."""
+    middle = unit.rows // 2
+    return [replace(unit, rows=middle), replace(unit, start=unit.start + middle, offset=unit.offset + middle,
+                                                rows=unit.rows - middle)] if middle else []
 
 
 class Source:
@@ -195,7 +206,8 @@ class Source:
         """One unit's rows, [unit.rows] of each column in the order asked, with the types of `columns`.
 
         Each column is one chunk that begins at offset 0, and a list column's values are exactly those of its rows.
-        Reading units in order is fast; in a sliced part or a CSV file, going back reads that part again.
+        Reading units in order is fast; in a sliced part or a CSV file, going back reads that part again. Raises TooWide
+        where rows are far wider than the first ones; `ahead.each` and `in_order` go on with halves then.
         """
         return self.typed(self.raw(unit, columns), unit, columns)
 
@@ -236,8 +248,16 @@ class Source:
         digest = hashlib.blake2b(digest_size=16)
         sink = pa.PythonFile(_Hashing(digest), mode="w")
         writer = None
-        for unit in self.units:
-            table = self.read(unit, self.columns.names)
+        units = self.units[::-1]
+        while units:
+            unit = units.pop()
+            try:
+                table = self.read(unit, self.columns.names)
+            except TooWide:
+                if not (parts := halves(unit)):
+                    raise
+                units += parts[::-1]
+                continue
             writer = writer or pa.ipc.new_stream(sink, table.schema)
             writer.write_table(table)
         writer.close()
@@ -252,10 +272,12 @@ class Source:
         if stream is None or stream.at > unit.offset:
             stream = Stream(self._files[unit.file].stream(unit.part, list(columns), unit.rows))
         stream.skip(unit.offset - stream.at)
-        table = stream.take(unit.rows, max(LEAST, self.memory))
+        table = stream.take(unit.rows, max(LEAST, self.memory // UNIT_SHARE if unit.rows > 1 else self.memory))
         if table is None:
-            raise DataError(f"{self.where(unit)}: its rows are so wide that {unit.rows:,} of them pass data.memory "
-                            f"({self.memory / 1e9:.3g} GB); raise data.memory, or write smaller row groups")
+            if not self.is_part(unit):
+                self._stream = (key, stream)
+            raise TooWide(f"{self.where(unit)}: its rows are so wide that {unit.rows:,} of them pass data.memory "
+                          f"({self.memory / 1e9:.3g} GB); raise data.memory, or write shorter lists and texts")
         if stream.at < self._files[unit.file].parts[unit.part][0]:
             self._stream = (key, stream)
         return table

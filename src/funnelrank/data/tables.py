@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.ahead import each
 from funnelrank.data.kinds import conform, reading, whole, widened
 from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.source import Source, open_source
@@ -23,7 +24,7 @@ from funnelrank.settings import Data
 INT, STRING = pa.int64(), pa.large_string()
 EXACT = 2**53                # a double holds every whole number up to here
 DENSE, ALWAYS_DENSE = 4, 1_000_000
-TEXTS = 1 << 18              # texts hashed at a time: bounds the scratch memory
+HASH_BYTES = 1 << 22         # bytes of text hashed at a time, beside one text at least; 32 times that in memory
 P = 0x9E3779B97F4A7C15       # odd, so it has an inverse modulo 2**64
 P_INVERSE = pow(P, -1, 2**64)
 
@@ -148,8 +149,16 @@ class KeyIndex:
 
 def _hashes(texts: pa.Array) -> np.ndarray:
     """A 64-bit hash of each text [n] uint64: the sum of (byte + 1) P^i, from one running sum over all bytes."""
-    parts = [_hash_some(texts.slice(start, TEXTS)) for start in range(0, len(texts), TEXTS)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    _, offsets, _ = texts.buffers()
+    if not len(texts):
+        return np.empty(0, np.uint64)
+    offsets = np.frombuffer(offsets, np.int64, len(texts) + 1, offset=8 * texts.offset)
+    parts, start = [], 0
+    while start < len(texts):
+        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + HASH_BYTES, "right")) - 1)
+        parts.append(_hash_some(texts.slice(start, stop - start)))
+        start = stop
+    return np.concatenate(parts)
 
 
 def _hash_some(texts: pa.Array) -> np.ndarray:
@@ -255,8 +264,8 @@ def open_tables(schema: Schema, data: Data) -> dict[str, Dimension]:
 
 def _read_all(source: Source, columns: list[str], held: int, memory: int) -> tuple[pa.Table, int]:
     pieces = []
-    for unit in source.units:
-        pieces.append(source.read(unit, columns))
+    for unit, table in each(source, columns):
+        pieces.append(table)
         held += pieces[-1].nbytes
         if held > memory:
             raise DataError(f"data.{source.split}: the dimension tables pass data.memory ({memory / 1e9:.3g} GB) at "

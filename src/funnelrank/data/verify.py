@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.ahead import each
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.frozen import sortable
 from funnelrank.data.labels import contradictions, read_labels, read_weights
 from funnelrank.data.parse import Values, numbers, one_chunk
 from funnelrank.data.sift import families_of, scenario_family, sift
 from funnelrank.data.source import Source, open_source
+from funnelrank.data.spill import SHARE
 from funnelrank.data.tables import Dimension, canonical, open_tables
 from funnelrank.data.vocab import Counts, Vocab, to_family
 from funnelrank.errors import DataError, FunnelrankError, listing
@@ -124,8 +126,8 @@ class _Split:
 
     def read(self, progress: Callable[[int], None]) -> None:
         done = 0
-        for unit in self.source.units:
-            table, where = self.source.read(unit, self.columns), self.source.where(unit)
+        for unit, table in each(self.source, self.columns):
+            where = self.source.where(unit)
             rows = self.reader.rows(table, where)
             for name in list(self.features):
                 before = len(self.found.faults)
@@ -155,6 +157,12 @@ class _Split:
     def _count(self, space: str, values: Values) -> None:
         if space in self.counts:
             self.counts[space].add(values.base, values.times())
+            if sum(c.nbytes for c in self.counts.values()) * SHARE > self.source.memory:
+                self.counts[space].merge()
+            if sum(c.nbytes for c in self.counts.values()) * SHARE > self.source.memory:
+                del self.counts[space]
+                self.found.notes.append(f"id space '{space}': data.memory does not hold the counts of its values, so "
+                                        "they were not compared with its size")
 
     def _context(self, table: pa.Table, rows: Rows, where: str) -> None:
         """Scenario, time, weight and true probabilities: what a row has beside features and labels."""
@@ -163,7 +171,8 @@ class _Split:
             place = rows.place(schema.scenario)
             values = to_family(canonical(table[schema.scenario], place), self.scenario, place, "data.scenario in train")
             said = pc.value_counts(values)
-            self.scenarios.update(dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist())))
+            if len(self.scenarios) <= 100 * MANY_SCENARIOS:
+                self.scenarios.update(dict(zip(said.field("values").to_pylist(), said.field("counts").to_pylist())))
         if schema.weight in self.columns:
             read_weights(rows.column(schema.weight), rows.place(schema.weight))
         if schema.time in self.columns and schema.user:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.tables import KeyIndex
@@ -121,6 +122,10 @@ class Vocab:
         """Ids of the space, PAD and OOV included."""
         return FIRST + (len(self._values) if self._values is not None else self.space.size)
 
+    def known(self) -> pa.Array:
+        """The values of a fitted or listed space as a column."""
+        return self._values
+
     def values(self) -> list[str | int] | None:
         """The value of each id from 2 on; None for a hash or a range, which keep no values."""
         return self._values.to_pylist() if self._values is not None else None
@@ -191,10 +196,14 @@ class Vocab:
 
 
 class Counts:
-    """Exact counts of distinct values, one part of a log after another."""
+    """Exact counts of distinct values, one part of a log after another. Where they pass a budget, spill.py has parts of
+    them written to files, `spilled`.
+    """
 
     def __init__(self, family: Family):
         self.family = family
+        self.spilled: list[Path] = []
+        self.nbytes = 0
         self._parts: list[pa.Table] = []
         self._rows = self._merged = 0
 
@@ -207,23 +216,32 @@ class Counts:
             part = pa.table({"value": array, "count": times}).filter((times > 0) & ~nulls(array))
         self._parts.append(part)
         self._rows += len(part)
+        self.nbytes += part.nbytes
         if self._rows > max(PENDING, 2 * self._merged):
-            self._merge()
+            self.merge()
 
     def total(self) -> tuple[pa.Array, np.ndarray]:
-        """Distinct values and their counts, in no order."""
-        self._merge()
+        """Distinct values and their counts, in no order; of what was not spilled."""
+        self.merge()
         if not self._parts:
             return pa.array([], TYPE[self.family]), np.zeros(0, np.int64)
         table = self._parts[0]
         return _one_chunk(table["value"], TYPE[self.family]), table["count"].to_numpy()
 
-    def _merge(self) -> None:
-        if self._parts:
+    def merge(self) -> None:
+        """Each value once."""
+        if len(self._parts) > 1 or self._rows != self._merged:
             table = pa.concat_tables(self._parts).group_by("value", use_threads=False)
             table = table.aggregate([("count", "sum")])
             self._parts = [table.select(["value", "count_sum"]).rename_columns(["value", "count"])]
         self._rows = self._merged = sum(len(t) for t in self._parts)
+        self.nbytes = sum(t.nbytes for t in self._parts)
+
+    def spill(self, path: Path) -> None:
+        """Moves what is held into a new file; raises OSError as writing does."""
+        pq.write_table(pa.concat_tables(self._parts), path, compression="zstd", write_page_checksum=True)
+        self.spilled.append(path)
+        self._parts, self._rows, self._merged, self.nbytes = [], 0, 0, 0
 
 
 def to_family(array: pa.Array, family: Family, where: str, what: str) -> pa.Array:
