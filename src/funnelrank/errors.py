@@ -12,6 +12,8 @@ Anything else that escapes is a fault of ours and exits with 1.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 600            # characters of a sentence, from either end
+
 
 class FunnelrankError(Exception):
     """One or more sentences for a person: where, what was found, what would do."""
@@ -26,7 +28,10 @@ class ConfigError(FunnelrankError):
 
 
 class DataError(FunnelrankError):
-    """What a file or a table holds."""
+    """What a file or a table holds. A value quoted from it keeps a sentence one line of bounded length."""
+
+    def __init__(self, *messages: str):
+        super().__init__(*(_line(message) for message in messages))
 
 
 class ArtefactError(FunnelrankError):
@@ -35,6 +40,11 @@ class ArtefactError(FunnelrankError):
 
 class TrainingError(FunnelrankError):
     """A run that had to stop."""
+
+
+def _line(message: str) -> str:
+    message = "\\n".join(message.splitlines())
+    return message if len(message) <= 2 * LONGEST else f"{message[:LONGEST]} ... {message[-LONGEST:]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

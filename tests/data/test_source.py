@@ -379,7 +379,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
     with pytest.raises(DataError, match="log.parquet"):
         source.read(source.units[0], ["user"])
     with pytest.raises(DataError, match="log.parquet"):
-        source.fingerprint()
+        source.changed()
 
 
 # ---- CSV

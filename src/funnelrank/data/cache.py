@@ -106,7 +106,7 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
     try:
         with new_folder(target) as new, _OnDisk(new, source, says) as arrays:
             meta = _encode(encoder, source, rules, arrays, progress, threads)
-            if source.fingerprint() != made_from["source"]:
+            if source.changed():
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
                                 "complete")
             said = to_json({"made_from": made_from, "shapes": arrays.shapes, **meta})

@@ -86,6 +86,9 @@ class FrozenSource:
     def require(self, columns: list[str], who: dict[str, str] | None = None) -> None:
         self.live.require(columns, who)
 
+    def changed(self) -> bool:
+        return self.live.changed()
+
     def fingerprint(self) -> dict[str, Any]:
         return {"live": self.live.fingerprint(), "user": self.user, "time": self.time,
                 "frozen": self._lists.column_names}

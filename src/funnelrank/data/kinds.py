@@ -3,6 +3,7 @@
     int64, double, bool, large_string, timestamp[us], date32, time64[us], duration[us], and large_list of these
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -105,9 +106,9 @@ def reading(where: str) -> Iterator[None]:
     except UnicodeDecodeError as e:
         raise DataError(f"{where}: byte {e.start} is not UTF-8; write text as UTF-8") from e
     except (pa.ArrowException, OSError, EOFError) as e:
-        system = getattr(e, "errno", None) is not None         # the disk's own words need no addition
-        raise DataError(f"{where}: cannot be read: {sentence(e)}" + (
-            "" if system else "; is the file complete, and of this format?")) from e
+        if getattr(e, "errno", None) is not None:              # the disk's own words need no addition
+            raise DataError(f"{where}: cannot be read: {os.strerror(e.errno)}") from e
+        raise DataError(f"{where}: cannot be read: {sentence(e)}; is the file complete, and of this format?") from e
 
 
 def sentence(e: BaseException) -> str:

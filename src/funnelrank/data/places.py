@@ -31,6 +31,7 @@ class Place:
     name: str
     format: str
     partition: dict[str, Any] = field(default_factory=dict)
+    opened: dict[str, Any] = field(default_factory=dict)      # its fingerprint when it was opened
 
     @property
     def local(self) -> bool:

@@ -101,6 +101,9 @@ class Sifted:
     def require(self, columns: list[str], who: Mapping[str, str] | None = None) -> None:
         self.live.require(columns, who)
 
+    def changed(self) -> bool:
+        return self.live.changed()
+
     def fingerprint(self) -> dict[str, Any]:
         return self.live.fingerprint() | {"skipped": self.skipped.to_json()}
 

@@ -54,6 +54,7 @@ def open_source(rows: Any, data: Data, split: str) -> "Source":
         try:
             with reading(place.name):
                 place.refuse_empty()
+                place.opened = place.fingerprint()
                 match place.format:
                     case "parquet":
                         files.append(ParquetRows(place, data.memory, width))
@@ -236,12 +237,18 @@ class Source:
         return pa.table([arrays[c] for c in columns], names=columns)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a cache of these rows depends on: each file's path, size and time of change; a table's content hash."""
+        """What a cache of these rows depends on: each file's path, size and time of change when it was opened; a
+        table's content hash.
+        """
         if isinstance(self._files[0], TableRows):
             return {"table": self._content}
         csv = self._csv.model_dump() if any(isinstance(f, CsvRows) for f in self._files) else None
+        return {"files": [f.place.opened for f in self._files], "csv": csv}
+
+    def changed(self) -> bool:
+        """Whether a file is not the one that was opened; DataError where one is gone."""
         with reading(self.name):
-            return {"files": [f.place.fingerprint() for f in self._files], "csv": csv}
+            return any(f.place.fingerprint() != f.place.opened for f in self._files if not isinstance(f, TableRows))
 
     @cached_property
     def _content(self) -> str:

@@ -25,7 +25,7 @@ from funnelrank.schema import Space
 
 SHARE = 16               # counts may hold memory / SHARE; merging them takes up to seven times as much for a moment
 QUERY = 2                # DuckDB may hold memory / QUERY, and a vocabulary may: never at once
-LEAST = 1 << 27          # bytes that DuckDB may always hold
+LEAST = 1 << 26          # a budget that counts and vocabularies may always have; DuckDB twice as much
 BATCH = 1 << 16          # rows that come back at a time
 INDEX = 16               # bytes a value that looking it up takes beside the value itself
 
@@ -41,7 +41,8 @@ class Spill:
 
     def __init__(self, folder: Path | None, memory: int, rows: int = 0, threads: int = 1,
                  says: Callable[[dict[str, Any]], None] = lambda event: None):
-        self.home, self.memory, self.rows, self.threads, self.says = folder, memory, rows, threads, says
+        self.home, self.rows, self.threads, self.says = folder, rows, threads, says
+        self.memory = max(memory, LEAST)
         self.folder: Path | None = None
         self._written = self._kept = 0
         self._open = ExitStack()
@@ -114,7 +115,7 @@ class Spill:
         wanted = wanted.order_by([ibis.desc("count"), "value"]).limit(space.max_size)
         try:
             with duckdb.connect(config={
-                    "memory_limit": f"{max(LEAST, self.memory // QUERY)}B", "threads": self.threads,
+                    "memory_limit": f"{max(2 * LEAST, self.memory // QUERY)}B", "threads": self.threads,
                     "temp_directory": str(self.folder / "duckdb"), "preserve_insertion_order": False}) as con:
                 con.read_parquet(parts).create_view("parts")
                 if known is not None:

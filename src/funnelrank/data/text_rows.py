@@ -98,6 +98,7 @@ class CsvRows:
     def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
         texts = whole(values)
         mine = self.schema.field(name).type
+        mine = kind if pa.types.is_null(mine) else mine            # what other files say of a column without a value
         if (sound := _sound(texts)) is not texts:
             first = int(pc.index(pc.and_(sound.is_null(), texts.is_valid()), True).as_py())
             raise DataError(f"{self.name}, row {start + first + 1}: column '{name}' holds bytes that are not UTF-8 "
