@@ -2,11 +2,11 @@
 
 import os
 
-import strange
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import strange
 from hypothesis import HealthCheck, given
 from hypothesis import settings as run
 from hypothesis import strategies as st
