@@ -210,6 +210,7 @@ nonsense: 1
     ("data.contradictions=rise", "must be 'raise', 'keep', 'drop' or 'repair' (did you mean 'raise'?)"),
     ("data.train={a: 1}", "found a mapping; must be a text or a list of texts or null"),
     ("data.train=[a, 1]", "[1]: found 1; must be a text"),
+    ('train.batch_size="a\\nb"', "found 'a\\nb'; must be a whole number"),
     ("features.price.kind=5", "found 5; must be 'id', 'number'"),
     ("features.price=[1]", "found a list; must be 'id', 'number'"),
     ("features.shown.target=price", "'price' is no id feature of space 'item'"),

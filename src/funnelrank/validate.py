@@ -176,7 +176,8 @@ def found(value: Any) -> str:
     if isinstance(value, str):
         short = value if len(value) <= 60 else value[:57] + "..."
         likely = re.fullmatch(r"[\s\d_.,eE+-]*|true|false|null", short)    # it looks like another type
-        return f"the text '{short}'" if likely else f"'{short}'"
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in short)      # a message is one line
+        return f"the text '{shown}'" if likely else f"'{shown}'"
     if isinstance(value, int | float):
         return str(value) if isinstance(value, float) or abs(value) < 10**40 else "a number of many digits"
     return f"a value of type {type(value).__name__}"
