@@ -12,7 +12,7 @@ from hypothesis import settings as run
 from hypothesis import strategies as st
 
 from funnelrank.data import spill as spill_module
-from funnelrank.data.encode import Encoder
+from funnelrank.data.encode import Encoder, Old
 from funnelrank.data.source import open_source
 from funnelrank.data.spill import Spill
 from funnelrank.data.vocab import TYPE, Counts
@@ -64,6 +64,23 @@ def test_an_encoder_fitted_by_way_of_the_disk_is_the_same(tmp_path, monkeypatch)
         assert spilled.vocabs[name].values() == plain.vocabs[name].values()
     assert [(e["event"], e["folder"], e["bytes"] > 0) for e in events] == [("disk", str(tmp_path / "cache"), True)]
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@scale
+def test_a_vocabulary_grows_by_way_of_the_disk_as_in_memory(tmp_path, monkeypatch):
+    """Values that are known count as seen however rare they are; new ones need min_count; retired ones leave."""
+    first, second, grown = log(), log(300, seed=1), []
+    for folder, share in ((tmp_path / "memory", spill_module.SHARE), (tmp_path / "disk", 10**9)):
+        monkeypatch.setattr(spill_module, "SHARE", share)
+        said, old = settings(), fitted(first, folder)
+        schema = resolve(said)
+        going = Old({**old.vocabs, "": old.scenario}, old.scalers, old.boundaries, old.weighted, 1)
+        grown.append(Encoder.fit(schema, open_source(second, Data(), "train"), {}, old=going, scratch=folder))
+    a, b = grown
+    assert a.hash() == b.hash()
+    for name in ("user", "item", "pair"):
+        assert a.vocabs[name].values() == b.vocabs[name].values()
+        assert a.vocabs[name].unseen.tolist() == b.vocabs[name].unseen.tolist()
 
 
 @scale

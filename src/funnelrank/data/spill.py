@@ -25,7 +25,8 @@ from funnelrank.schema import Space
 
 SHARE = 16               # counts may hold memory / SHARE; merging them takes up to seven times as much for a moment
 QUERY = 2                # DuckDB may hold memory / QUERY, and a vocabulary may: never at once
-LEAST = 1 << 26          # a budget that counts and vocabularies may always have; DuckDB twice as much
+LEAST = 1 << 26          # a budget that counts and vocabularies may always have
+ENGINE = 1 << 27         # bytes that DuckDB may always hold
 BATCH = 1 << 16          # rows that come back at a time
 INDEX = 16               # bytes a value that looking it up takes beside the value itself
 
@@ -115,7 +116,7 @@ class Spill:
         wanted = wanted.order_by([ibis.desc("count"), "value"]).limit(space.max_size)
         try:
             with duckdb.connect(config={
-                    "memory_limit": f"{max(2 * LEAST, self.memory // QUERY)}B", "threads": self.threads,
+                    "memory_limit": f"{max(ENGINE, self.memory // QUERY)}B", "threads": self.threads,
                     "temp_directory": str(self.folder / "duckdb"), "preserve_insertion_order": False}) as con:
                 con.read_parquet(parts).create_view("parts")
                 if known is not None:
