@@ -99,6 +99,8 @@ def yaml(folder, **data) -> str:
     ({"w": [-1.0] * 60}, "row group 0: column 'w' holds -1.0 on 20 rows (first: row 0)"),
     ({"user": [0.5] * 60}, "row group 0: column 'user': holds 0.5 in 20 rows (first: row 0); ids are whole numbers"),
     ({"seen": ["x"] * 60}, "column 'seen' is large_string; a bag or a sequence needs lists"),
+    ({"seen": pa.array([[("i1", 1.0)]] * 60, pa.map_(pa.string(), pa.float64()))},
+     "column 'seen' maps ids to weights, and 'seen' is a sequence, which has none; make it a bag"),
     ({"price": ["x"] * 60}, "row group 0: column 'price' is text and holds 'x'"),
     ({"at": ["x\n" * 10_000] * 60}, "row group 0: column 'at' is text and holds 'x\\nx\\nx"),
 ])

@@ -179,6 +179,9 @@ class Rows:
     def list(self, name: str) -> Ragged:
         """The values of a `bag` or `sequence` feature."""
         reader, f = self.reader, self.reader.schema.features[name]
+        if f.kind == "sequence" and reader.lookup(name) is None and pa.types.is_map(self.column(f.column).type):
+            raise DataError(f"{self.place(f.column)} maps ids to weights, and '{name}' is a sequence, which has none; "
+                            "make it a bag")
         if reader.lookup(name) is None:
             separators = (f.separator, getattr(f, "weight_separator", None))
             return self._parsed(f.column, reader.family(name), f.space, *separators)
