@@ -108,7 +108,7 @@ def test_ties_go_by_value_on_disk_as_in_memory(tmp_path, tight, data, family):
 
 @scale
 def test_a_vocabulary_that_passes_the_budget_names_its_space_and_what_would_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(spill_module, "LEAST", 1 << 22)
+    monkeypatch.setattr(spill_module, "LEAST", 1 << 23)
     values = pa.array(np.arange(200_000))
     table = pa.table({"user": values.cast(pa.large_string()), "item": values, "tab": values, "click": np.zeros(200_000),
                       "seen": pa.array([[]] * 200_000, pa.list_(pa.int64()))})
