@@ -430,8 +430,7 @@ class Train(Section):
     """Default: torch's own choice."""
     device: str = "cpu"
     compile: bool = False
-    """Have torch.compile generate code for the network: some steps are faster, the first takes a minute or more; what
-    it gained is measured in docs/speed.md."""
+    """Have torch.compile generate code for the network: some steps are faster, the first takes a minute or more."""
     tensorboard: bool = False
 
     @model_validator(mode="after")
