@@ -20,6 +20,7 @@ from funnelrank.simulate import simulate
 from funnelrank.train.optim import row_updates
 from funnelrank.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = {
     "data": {"scenario": "scenario", "tables": {"items": {"path": "items.parquet", "key": "item_id"}}},
     "features": {"item_id": {"min_count": 1}, "scenario": {"min_count": 1}, "price": "number", "lists": "off",
@@ -28,14 +29,6 @@ CONFIG = {
     "embedding": {"width": 4}, "model": {"name": "aitm", "represent": {"hidden": [8, 6], "dropout": 0.1}},
     "train": {"epochs": 1, "batch_size": 128, "threads": 1, "log_every": 1000},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """The report is drawn by other tests, and takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.pictures, "page", lambda run: "<html>")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from funnelrank.simulate import simulate
 from funnelrank.train.checkpoint import load_checkpoint, save_checkpoint
 from funnelrank.train.events import Recorder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = {
     "data": {"train": "train.parquet", "valid": "valid.parquet", "test": "test.parquet", "scenario": "scenario"},
     "features": {"item_id": {"min_count": 2}, "scenario": "id", "price": "number",
@@ -31,14 +32,6 @@ CONFIG = {
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it. benchmarks/chaos.py does it with the real one."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """The report is drawn by other tests, and takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.pictures, "page", lambda run: "<html>")
-        yield
 
 
 @pytest.fixture(scope="module")
