@@ -1,9 +1,11 @@
 """An artefact records what is needed to train it again to the same bits, and what differs is said."""
 
 import pytest
-from test_resume import config, log, no_pictures  # noqa: F401
+from test_resume import config, log  # noqa: F401
 
 from funnelrank import ConfigError, Ranker, again, api, cli
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
