@@ -118,18 +118,20 @@ def test_too_few_positives_leave_a_task_as_it_was():
     assert calibration.line[1].tolist() == [1, 1, 0]
 
 
-def test_a_steps_probability_never_rises_above_the_one_before():
-    calibration = Calibration([None, 0], ["binary"] * 2, "joint", 3, "platt")
+@pytest.mark.parametrize("reading", ["conditional", "ordinal"])
+def test_a_steps_probability_never_rises_above_the_one_before(reading):
+    calibration = Calibration([None, 0], ["binary"] * 2, reading, 3, "platt")
     calibration.line[0, 2] = -4.0
-    before = Funnel([None, 0], "conditional")(torch.randn(500, 2, generator=torch.Generator().manual_seed(0)))
+    before = Funnel([None, 0], reading)(torch.randn(500, 2, generator=torch.Generator().manual_seed(0)))
     after = calibration(before, torch.zeros(500, dtype=torch.int32))
     assert (after.log_p[:, 1] <= after.log_p[:, 0]).all() and (after.given <= 1).all()
 
 
-def test_a_value_after_a_step_follows_its_probability():
-    calibration = Calibration([None, 0], ["binary", "regression"], "conditional", 3, "platt")
+@pytest.mark.parametrize("reading", ["conditional", "ordinal"])
+def test_a_value_after_a_step_follows_its_probability(reading):
+    calibration = Calibration([None, 0], ["binary", "regression"], reading, 3, "platt")
     calibration.line[0, 2] = 1.0
-    before = Funnel([None, 0], "conditional", ["binary", "regression"])(torch.ones(4, 2))
+    before = Funnel([None, 0], reading, ["binary", "regression"])(torch.ones(4, 2))
     after = calibration(before, torch.zeros(4, dtype=torch.int32))
     torch.testing.assert_close(after.mean[:, 1], after.given[:, 1] * after.mean[:, 0])
     assert (after.given[:, 1] == before.given[:, 1]).all() and (after.mean[:, 1] > before.mean[:, 1]).all()

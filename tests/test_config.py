@@ -303,6 +303,7 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path, file):
 
 @pytest.mark.parametrize("sets, said", [
     (["model.reading=conditional", "model.calibrator=0.6"], "under the conditional reading p(later) <= p(earlier)"),
+    (["model.reading=ordinal", "model.calibrator=0.6"], "under the ordinal reading p(later) <= p(earlier)"),
     (["tasks={a: , b: }", "model.name=shared_bottom", "model.calibrator=0.1"], "no binary task comes after another"),
     (["tasks={a: , b: }"], "model.transfer: no task comes after another"),
     (["model={represent: mlp}"], "predict: nothing stands in this slot"),
@@ -328,7 +329,7 @@ def test_what_no_run_can_honour_is_refused(file, sets, said):
     (["train.early_stopping.patience=3"], "there is no data.valid to watch"),
     (["train.evaluate_every=10"], "there is no data.valid to evaluate on"),
     (["tasks.like={}", "data.negatives_kept={task: like, rate: .5}"], "'like' stands beside the funnel 'buy' and"),
-    (["tasks={a: }", "model=single_task", "model.reading=conditional"], "both readings are the same here"),
+    (["tasks={a: }", "model=single_task", "model.reading=conditional"], "all readings are the same here"),
     (["tasks={a: }", "model=single_task", "data.fill_implied=true"], "no label implies another"),
     (["tasks={a: }", "model=single_task", "data.contradictions=keep"], "no labels can contradict"),
     (["data.tables.items={path: x, key: k}"], "no feature reads a column of this table"),

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from funnelrank.funnel import Funnel
@@ -49,6 +50,7 @@ def test_calibrator_pushes_plus_and_minus_one_over_b_on_violating_rows_only():
     torch.testing.assert_close(p.grad, torch.tensor([[-0.5, 0.5], [0.0, 0.0]]))
 
 
-def test_calibrator_is_zero_under_the_conditional_reading():
-    prediction = Funnel([None, 0, 1], "conditional")(torch.randn(100, 3) * 5)
+@pytest.mark.parametrize("reading", ["conditional", "ordinal"])
+def test_calibrator_is_zero_where_steps_are_nested(reading):
+    prediction = Funnel([None, 0, 1], reading)(torch.randn(100, 3) * 5)
     assert calibrator(prediction, [None, 0, 1], KINDS).item() == 0

@@ -303,7 +303,7 @@ class Ranker:
 
     def _has_step(self, task: TaskColumn) -> bool:
         """Whether a task is also served given the one before. A value under the joint reading has one meaning only."""
-        return bool(task.after) and (task.kind == "binary" or self.config.schema.reading == "conditional")
+        return bool(task.after) and (task.kind == "binary" or self.config.schema.nested)
 
     def save(self, folder: str | Path) -> Path:
         """Write the artefact: complete or not at all. See docs/artefact.md for what is in it."""

@@ -51,7 +51,7 @@ class Calibration(nn.Module):
                 columns["mean"][t] = columns["log_p"][t].exp()
                 columns["given"][t] = columns["mean"][t] if parent is None else (
                     columns["log_p"][t] - columns["log_p"][parent]).exp().clamp(max=1)
-            elif self.reading == "conditional" and parent is not None:
+            elif self.reading != "joint" and parent is not None:
                 columns["mean"][t] = columns["given"][t] * columns["mean"][parent]
         return said._replace(**{k: torch.stack(v, 1) for k, v in columns.items()})
 

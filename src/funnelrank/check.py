@@ -44,8 +44,8 @@ def calibrator_acts(reading: str, tasks: Mapping[str, Any]) -> bool:
 def _calibrator(settings: Settings, schema: Schema) -> Iterator[str]:
     weight = settings.model.get("calibrator")
     if weight and not calibrator_acts(schema.reading, {t.name: t.model_dump() for t in schema.tasks}):
-        why = ("under the conditional reading p(later) <= p(earlier) holds by construction"
-               if schema.reading == "conditional" else "no binary task comes after another")
+        why = (f"under the {schema.reading} reading p(later) <= p(earlier) holds by construction"
+               if schema.nested else "no binary task comes after another")
         yield f"model.calibrator: {weight} was asked for, but {why}, so it can only be zero; remove it"
 
 
@@ -141,8 +141,8 @@ def _funnel(settings: Settings, schema: Schema) -> Iterator[str]:
     for task in schema.tasks:
         if task.weight == 0:
             yield f"tasks.{task.name}.weight: 0, so this task learns nothing; remove the task, or give it a weight"
-    if schema.reading == "conditional" and not any(t.after for t in schema.tasks):
-        yield "model.reading: conditional, but no task comes after another; both readings are the same here"
+    if schema.nested and not any(t.after for t in schema.tasks):
+        yield f"model.reading: {schema.reading}, but no task comes after another; all readings are the same here"
     if settings.data.fill_implied and not edges:
         yield "data.fill_implied: no binary task comes after another, so no label implies another"
     if settings.data.contradictions != "raise" and not edges:

@@ -163,9 +163,9 @@ def device_of(settings: Train) -> torch.device:
 def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of each task's observed train labels: where heads start.
 
-    Under the conditional reading those of a step are taken where the step before it happened.
+    Under every reading but joint those of a step are taken where the step before it happened.
     """
-    parents = schema.parents if schema.reading == "conditional" else [None] * len(schema.tasks)
+    parents = schema.parents if schema.nested else [None] * len(schema.tasks)
     count, total, square = (np.zeros(len(parents)) for _ in range(3))
     for start in range(0, len(labels), 1 << 20):
         y = np.array(labels[start:start + (1 << 20)], dtype=np.float64)

@@ -3,6 +3,13 @@
 reading       log p(buy)
 joint         logsigmoid(z_buy)                          a step over all impressions (MMoE, PLE, AITM)
 conditional   log p(click) + logsigmoid(z_buy)           a step given the one before (ESMM); p(buy) <= p(click)
+ordinal       logsigmoid(u_buy),                         cumulative log-odds (McCullagh 1980); p(buy) <= p(click)
+              u_buy = u_click - softplus(-z_buy)         a gap above 0 below the step before; u_click = z_click
+
+What a step adds is logsigmoid(z) <= 0: to log p under the conditional reading, to the log-odds under the ordinal one.
+There s(z) is the ratio of the odds, and the step before enters what is given it:
+
+    p(buy | click) = s(z_buy - log(1 - p(click)))        which is s(z_buy) where clicks are rare
 
 Both log p and log(1 - p) are exact: taking one from the float32 other kills the gradient exactly where the model is
 confidently wrong.
@@ -40,13 +47,13 @@ class Funnel(nn.Module):
     loc, scale   [T] of regressions: mean = loc + scale * z, so that a label's unit does not set its loss's size
     """
 
-    def __init__(self, parents: Sequence[int | None], reading: Literal["joint", "conditional"] = "joint",
+    def __init__(self, parents: Sequence[int | None], reading: Literal["joint", "conditional", "ordinal"] = "joint",
                  kinds: Sequence[str] | None = None, loc: Sequence[float] | None = None,
                  scale: Sequence[float] | None = None):
         super().__init__()
         T = len(parents)
         assert all(p is None or p < t for t, p in enumerate(parents)), "a parent stands before its children"
-        self.parents, self.reading = list(parents), reading
+        self.parents, self.reading, self.nested = list(parents), reading, reading != "joint"
         self.kinds = list(kinds) if kinds is not None else ["binary"] * T
         self.register_buffer("loc", torch.tensor(loc if loc is not None else [0.0] * T, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor(scale if scale is not None else [1.0] * T, dtype=torch.float32))
@@ -54,26 +61,34 @@ class Funnel(nn.Module):
     def forward(self, logits: Tensor) -> Prediction:
         """logits [B, T] -> Prediction."""
         sure, sure_not = F.logsigmoid(logits).unbind(1), F.logsigmoid(-logits).unbind(1)
+        odds: list[Tensor] = []                                             # u, under the ordinal reading
         log_p: list[Tensor] = []
         log_not_p: list[Tensor] = []
         mean: list[Tensor] = []
         given: list[Tensor] = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
-            conditional = self.reading == "conditional" and parent is not None
+            after = self.nested and parent is not None
+            odds.append(logits[:, t])
             if kind == "binary":
-                lp, lq = sure[t], sure_not[t]
-                if conditional:
+                lp, lq = step, not_step = sure[t], sure_not[t]
+                if after and self.reading == "ordinal":
+                    # p / p_a = s(z - log(1 - p_a)): as stable as a sigmoid, and p <= p_a to the last bit
+                    odds[t] = odds[parent] + step
+                    step = F.logsigmoid(logits[:, t] - log_not_p[parent])
+                    lp, lq = log_p[parent] + step, F.logsigmoid(-odds[t])
+                elif after:
                     # log p_a + log s(z);  1 - p_a s(z) = (1 - p_a) + p_a s(-z)
-                    lq = torch.logaddexp(log_not_p[parent], log_p[parent] + lq)
-                    lp = log_p[parent] + lp
+                    lp, lq = log_p[parent] + step, torch.logaddexp(log_not_p[parent], log_p[parent] + not_step)
+                elif parent is not None:
+                    step = (lp - log_p[parent]).clamp(max=0)
                 log_p.append(lp)
                 log_not_p.append(lq)
                 mean.append(lp.exp())
-                given.append((lp - log_p[parent]).exp().clamp(max=1) if parent is not None else mean[-1])
+                given.append(step.exp())
             else:
                 z = logits[:, t]
                 value = z.exp() if kind == "count" else self.loc[t] + self.scale[t] * z
-                whole = value * log_p[parent].exp() if conditional else value
+                whole = value * log_p[parent].exp() if after else value
                 log_p.append(torch.zeros_like(z))
                 log_not_p.append(torch.zeros_like(z))
                 mean.append(whole)
@@ -88,7 +103,8 @@ class Funnel(nn.Module):
         regression  (y - mean)^2 / (2 scale^2)
         count       mean - y log mean    (Poisson, without the term that the model cannot move)
 
-        Under the conditional reading a regression or count after a task is observed only where that task is 1.
+        Where steps are nested (any reading but joint) a regression or count after a task is observed only where that
+        task is 1.
         """
         columns = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
@@ -98,7 +114,7 @@ class Funnel(nn.Module):
             if kind == "binary":
                 loss = -(y * said.log_p[:, t] + (1 - y) * said.log_not_p[:, t])
             else:
-                if self.reading == "conditional" and parent is not None:
+                if self.nested and parent is not None:
                     seen = seen & (labels[:, parent] == 1)
                 z = torch.where(seen, said.logits[:, t], 0.0)    # an unseen row must not overflow: 0 * inf is NaN
                 if kind == "count":
@@ -113,7 +129,7 @@ class Funnel(nn.Module):
         columns = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
             seen = ~labels[:, t].isnan()
-            if kind != "binary" and self.reading == "conditional" and parent is not None:
+            if kind != "binary" and self.nested and parent is not None:
                 seen = seen & (labels[:, parent] == 1)
             columns.append(seen)
         return torch.stack(columns, 1)
@@ -141,7 +157,7 @@ def undo_down_sampling(said: Prediction, funnel: Funnel, task: int, rate: float)
             log_p[:, t] = said.log_p[:, t] + shift
             log_not_p[:, t] = log1mexp(log_p[:, t]) if t != task else log_not_p[:, t] - whole
             mean[:, t] = log_p[:, t].exp()
-        elif funnel.reading == "conditional":
+        elif funnel.nested:
             mean[:, t] = mean[:, t] * shift.exp()
     given = said.given.clone()
     given[:, task] = mean[:, task]

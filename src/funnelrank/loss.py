@@ -25,7 +25,8 @@ def calibrator(said: Prediction, parents: Sequence[int | None], kinds: Sequence[
 
         L_lc = mean_B sum_t max(p_t - p_parent(t), 0)
 
-    From predictions only, so rows with missing labels count too. Identically 0 under the conditional reading. A scalar.
+    From predictions only, so rows with missing labels count too. Identically 0 under every other reading than joint. A
+    scalar.
     """
     edges = [(t, p) for t, p in enumerate(parents) if p is not None and kinds[t] == "binary"]
     if not edges:

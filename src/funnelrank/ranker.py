@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,7 @@ RARE = 1e-6       # log-odds of a label never or always seen start at +-13.8, no
 class RankingModel(nn.Module):
     """Batch -> Prediction, for every name of `tasks` in order.
 
-    labels: per task {"mean", "std"} of its observed train labels, given its parent under the conditional reading; they
+    labels: per task {"mean", "std"} of its observed train labels, given its parent unless the reading is joint; they
     set where heads start and the scale of regressions.
     """
 
@@ -47,7 +47,7 @@ class RankingModel(nn.Module):
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
-            log_odds=tuple(_start(t, kinds, means) for t in range(len(self.tasks))))
+            log_odds=tuple(starts(kinds, means, schema.parents, schema.reading)))
         self.slots = Slots(settings.model, self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
@@ -80,11 +80,17 @@ def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation,
     return tuple(sorted(found, key=lambda r: (r.child, r.parent)))
 
 
-def _start(t: int, kinds: list[str], means: list[float]) -> float:
-    """Where head t's bias starts: log-odds of a binary step (given its parent under the conditional reading)."""
-    if kinds[t] == "regression":
-        return 0.0
-    if kinds[t] == "count":
-        return math.log(max(means[t], RARE))
-    p = min(max(means[t], RARE), 1 - RARE)
-    return math.log(p / (1 - p))
+def starts(kinds: Sequence[str], means: Sequence[float], parents: Sequence[int | None], reading: str) -> list[float]:
+    """Where heads' biases start: what gives each step its mean label, which is given its parent unless `reading` is
+    joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a))."""
+    found, whole = [], []
+    for kind, mean, parent in zip(kinds, means, parents):
+        p = min(max(mean, RARE), 1 - RARE)
+        before = whole[parent] if parent is not None and reading != "joint" else 1.0
+        whole.append(p * before)
+        if kind == "binary":
+            shift = math.log1p(-before) if reading == "ordinal" and parent is not None else 0.0
+            found.append(math.log(p / (1 - p)) + shift)
+        else:
+            found.append(math.log(max(mean, RARE)) if kind == "count" else 0.0)
+    return found

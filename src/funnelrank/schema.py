@@ -69,7 +69,7 @@ class Schema(Frozen):
     spaces: dict[str, Space]
     tasks: tuple[TaskColumn, ...]    # a task stands behind the task it comes after
     tables: dict[str, TableColumns]
-    reading: Literal["joint", "conditional"]
+    reading: Literal["joint", "conditional", "ordinal"]
     scenario: str | None = None
     user: str | None = None
     time: str | None = None
@@ -79,6 +79,11 @@ class Schema(Frozen):
     @property
     def task_names(self) -> list[str]:
         return [t.name for t in self.tasks]
+
+    @property
+    def nested(self) -> bool:
+        """Whether no later step can be likelier than the one before, by construction."""
+        return self.reading != "joint"
 
     @property
     def parents(self) -> list[int | None]:

@@ -47,8 +47,9 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "name": {"anyOf": [{"enum": list(MODELS)}, {"type": "null"}], "default": None,
                  "description": "A paper, whose recipe fills the slots that are not written here."},
-        "reading": {"anyOf": [{"enum": ["joint", "conditional"]}, {"type": "null"}], "default": None,
-                    "description": "What a logit means: the step over all impressions, or given the step before."},
+        "reading": {"anyOf": [{"enum": ["joint", "conditional", "ordinal"]}, {"type": "null"}], "default": None,
+                    "description": "What a logit means: the step over all impressions (joint), given the step before "
+                                   "(conditional), or how far its log-odds lie below that step's (ordinal)."},
         "calibrator": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}], "default": None,
                        "description": "Weight of the behavioural expectation calibrator. Default: the paper's, where "
                                       "it can act."},

@@ -128,7 +128,7 @@ class Data(Section):
     """What to do with train rows where a task is 1 and the task before it is 0. `repair` sets the earlier one to 1."""
     fill_implied: bool | None = None
     """Fill unobserved train labels that the funnel implies: 1 for tasks before a 1, 0 for tasks after a 0.
-    Default: only under the conditional reading."""
+    Default: under every reading but joint."""
     on_error: Literal["raise", "skip"] = "raise"
     """What to do with rows that cannot be read or mean nothing (a damaged page, a label of 2). `skip` leaves out the
     row, the row group or the file, counts them and shows the first; prediction always raises."""

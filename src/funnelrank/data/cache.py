@@ -71,7 +71,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
                  progress: Progress | None = None, threads: int = 1, says: Says = lambda event: None) -> EncodedSplit:
     """The encoded rows of `source`, from the cache in `folder` or encoded into it now; in memory if folder is None.
 
-    `policy` is for train: apply data.contradictions and data.fill_implied (by default only under the conditional
+    `policy` is for train: apply data.contradictions and data.fill_implied (by default not under the joint
     reading). Labels of other splits are left alone. Two processes that want the same cache make it once: the second
     waits for the first. `threads` units are encoded at once, where data.memory holds them, and give the same. Before
     rows are written, `says` gets an event of how much disk they will take.
@@ -79,7 +79,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
     Raises DataError for rows that cannot be encoded, for contradictions under `raise`, where no row is left, where a
     file changes meanwhile, and where the disk has no room; nothing half-written stays.
     """
-    fill = data.fill_implied if data.fill_implied is not None else encoder.schema.reading == "conditional"
+    fill = data.fill_implied if data.fill_implied is not None else encoder.schema.nested
     rules = {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
     if folder is None:
         arrays = _InMemory()

@@ -41,7 +41,7 @@ def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: 
             columns[name].append(tensor.cpu().numpy())
     whole = {k: np.concatenate(v) for k, v in columns.items()}
     for t, (kind, parent) in enumerate(zip(model.funnel.kinds, model.funnel.parents)):
-        if kind != "binary" and parent is not None and model.funnel.reading == "conditional":
+        if kind != "binary" and parent is not None and model.funnel.nested:
             seen = ~np.isnan(whole["labels"][:, t])
             if (whole["labels"][seen, parent] == 1).all():       # a value recorded only where its step happened
                 whole["mean"][:, t] = whole["given"][:, t]
