@@ -7,9 +7,9 @@ Faults: none; logits doubled; trained on a log whose negatives (of the first tas
 calibrator is fitted on half of the held-out users (or rows) and measured on the other half, so that what remains is
 noise and not drift; with --split test it is fitted on valid and measured on test, which holds later days.
 
-`noise` is the ECE of perfect probabilities on these rows, `ratio` the ECE after by that, `moved` the largest change of
-AUC within a scenario, `capped` the share of rows held down to the step before, `worse` the difference of log loss to
-the uncalibrated model with its 95 % interval, where there is no fault.
+`noise` is the ECE of perfect probabilities on these rows, `ratio` the ECE after by that, `fell` and `rose` the largest
+changes of AUC within a scenario, `capped` the share of rows held down to the step before, `worse` the difference of log
+loss to the uncalibrated model with its 95 % interval, where there is no fault.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
         plain, sampled = (trained(config, s, folder) for s in (False, True))
     print(f"{said.config}, {said.split}")
     print(f"{'fault':<12}{'task':<12}{'calibrator':<12}{'rows':>8}{'ECE':>9}{'after':>9}{'noise':>9}{'ratio':>7}"
-          f"{'moved':>10}{'capped':>9}   worse")
+          f"{'fell':>10}{'rose':>10}{'capped':>9}   worse")
     for fault, scores in (("none", plain), ("doubled", {s: doubled(v) for s, v in plain.items()}),
                           ("sampled", sampled)):
         if said.split == "half":
@@ -102,11 +102,11 @@ def line(fault: str, method: str, tasks: list[str], held: Scores, after: Scores,
             continue
         y, before_p, lp = held.labels[:, t], held.log_p[:, t], after.log_p[:, t]
         seen = ~np.isnan(y)
-        moved, parent = 0.0, held.parents[t]
+        moved, parent = [0.0], held.parents[t]
         for s in [0] if held.scenario is None else np.unique(held.scenario):
             mine = seen if held.scenario is None else seen & (held.scenario == s)
             if min(y[mine].sum(), (1 - y[mine]).sum()) >= 50:
-                moved = max(moved, abs(metrics.auc(lp[mine], y[mine]) - metrics.auc(before_p[mine], y[mine])))
+                moved.append(metrics.auc(lp[mine], y[mine]) - metrics.auc(before_p[mine], y[mine]))
         capped = 0.0 if parent is None else float(np.mean((lp == after.log_p[:, parent]) & (y == y)))
         noise = ece_noise(np.exp(lp[seen]), y[seen], 20)
         ece = [metrics.ece(np.exp(p[seen]), y[seen]) for p in (before_p, lp)]
@@ -116,7 +116,8 @@ def line(fault: str, method: str, tasks: list[str], held: Scores, after: Scores,
             low, high = (d := combined([spreads[1][place], spreads[0][place]], [1, -1])).interval("normal")
             worse = f"   {d.value:+.5f} ({low:+.5f} to {high:+.5f})"
         print(f"{fault:<12}{task:<12}{method:<12}{seen.sum():>8,}{ece[0]:>9.4f}{ece[1]:>9.4f}{noise:>9.4f}"
-              f"{ece[1] / noise:>7.2f}{moved:>10.6f}{100 * capped:>7.2f} %{worse}", flush=True)
+              f"{ece[1] / noise:>7.2f}{abs(min(moved)):>10.6f}{max(moved):>10.6f}"
+              f"{100 * capped:>7.2f} %{worse}", flush=True)
 
 
 if __name__ == "__main__":

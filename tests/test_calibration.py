@@ -127,6 +127,33 @@ def test_a_steps_probability_never_rises_above_the_one_before(reading):
     assert (after.log_p[:, 1] <= after.log_p[:, 0]).all() and (after.given <= 1).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_that_disagree_are_made_one(method):
+    """Negatives of the first step kept at 5 %: its own odds are off by one factor, those of the next by each row's."""
+    def sampled(scores):
+        p = np.exp(scores.log_p.astype(np.float64))
+        click = p[:, 0] / (p[:, 0] + (1 - p[:, 0]) * 0.05)
+        both = np.log(np.stack([click, click * p[:, 1] / p[:, 0]], 1))
+        return Scores(**{**scores.__dict__, "log_p": both.astype(np.float32),
+                         "log_not_p": np.log1p(-np.exp(both)).astype(np.float32)})
+
+    rng = np.random.default_rng(5)
+    z = lambda n: np.stack([click := rng.normal(-1, 1.5, n), -np.log(np.expm1(
+        -log_sigmoid(click) - log_sigmoid(rng.normal(2, 2, n))))], 1)
+    truth = said(z(20_000))
+    train, test = sampled(said(z(20_000))), sampled(truth)
+    calibration, found = fitted(train, method)
+    assert calibration.given.tolist() == [False, True] and "data.negatives_kept" in found["buy"].note
+    after = applied(calibration, test)
+    assert (after.log_p[:, 1] <= after.log_p[:, 0]).all()
+    auc = lambda x: metrics.auc(x.log_p[:, 1], x.labels[:, 1])
+    assert auc(test) + 0.003 < auc(after) == pytest.approx(auc(truth), abs=1e-3)      # the order of the truth
+    for t in range(2):
+        assert ece(after, t) < 2 * ece_noise(np.exp(after.log_p[:, t]), after.labels[:, t], 20)
+    train.labels[np.flatnonzero(train.labels[:, 1])[::10], 0] = 0          # one buy in ten without a click
+    assert not fitted(train, method)[0].given.any()
+
+
 @pytest.mark.parametrize("reading", ["conditional", "ordinal"])
 def test_a_value_after_a_step_follows_its_probability(reading):
     calibration = Calibration([None, 0], ["binary", "regression"], reading, 3, "platt")

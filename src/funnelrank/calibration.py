@@ -8,7 +8,13 @@
 
 Every piece rises strictly, so rows of one scenario keep their order except where the last line holds one down: where
 a step was no likelier than the one before, it stays so, and maps of two tasks that were wrong in different ways can
-disagree about a row. Fitting is evaluate/calibrate.py's.
+disagree about a row. Where they disagree about many (undeclared sampling of a step does that), no map of the later step
+alone keeps order, funnel and calibration together. There `given` is set, and the map is of its probability given the
+step before:
+
+    u = log c - log(1 - c), c = p / p(before);     p' = p'(before) sigmoid(z)
+
+which takes over how the step before was mended row by row. Fitting is evaluate/calibrate.py's.
 """
 
 from collections.abc import Sequence
@@ -17,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from funnelrank.funnel import Prediction
+from funnelrank.funnel import Prediction, log1mexp
 
 KNOTS = {"platt": 2, "beta": 2, "isotonic": 32}
+SURE = 1e-6             # a step given the one before is no surer than this, so that its log-odds are finite
 
 
 class Calibration(nn.Module):
@@ -39,6 +46,7 @@ class Calibration(nn.Module):
         self.register_buffer("y", torch.arange(K, dtype=torch.float64).repeat(T, 1))
         self.register_buffer("slope", torch.ones(T, scenarios, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(T, scenarios, dtype=torch.float64))
+        self.register_buffer("given", torch.zeros(T, dtype=torch.bool))      # the map is of p / p(before)
 
     def forward(self, said: Prediction, scenario: Tensor) -> Prediction:
         """scenario [B]. `logits` stay as they were."""
@@ -57,21 +65,39 @@ class Calibration(nn.Module):
 
     def log_odds(self, log_p: Tensor, log_not_p: Tensor, scenario: Tensor) -> Tensor:
         """log p, log(1 - p) [B, T], scenario [B] -> calibrated log-odds [B, T] float64, children below parents."""
-        a, b, c = self.line.unbind(1)
-        w = a * log_p.double() - b * log_not_p.double() + c
-        k = (w.unsqueeze(2) >= self.x[:, 1:-1]).sum(2)                                     # [B, T] piece
-        x0, x1, y0, y1 = (self._at(knots, k) for knots in (self.x[:, :-1], self.x[:, 1:], self.y[:, :-1],
-                                                           self.y[:, 1:]))
-        v = y0 + (y1 - y0) / (x1 - x0) * (w.clamp(x0, x1) - x0)
-        v = v + (w - self.x[:, -1]).clamp(min=0) - (self.x[:, 0] - w).clamp(min=0)
-        s = scenario.long()
-        z = list((self.slope.t()[s] * v + self.shift.t()[s]).unbind(1))
+        log_p, log_not_p = log_p.double(), log_not_p.double()
+        alone, s = self._mapped(log_p, log_not_p, scenario), scenario.long()
+        z: list[Tensor] = []
         for t, parent in enumerate(self.parents):
-            if parent is not None and self.kinds[t] == "binary":
-                z[t] = torch.where(log_p[:, t] <= log_p[:, parent], torch.minimum(z[t], z[parent]), z[t])
+            if parent is None or self.kinds[t] != "binary":
+                z.append(alone[:, t])
+                continue
+            held = torch.where(log_p[:, t] <= log_p[:, parent], torch.minimum(alone[:, t], z[parent]), alone[:, t])
+            log_c, log_not_c = conditional(log_p[:, t], log_p[:, parent])
+            g = self._mapped(log_c.unsqueeze(1), log_not_c.unsqueeze(1), s, slice(t, t + 1)).squeeze(1)
+            log_q = F.logsigmoid(z[parent]) + F.logsigmoid(g)
+            z.append(torch.where(self.given[t], log_q - log1mexp(log_q), held))
         return torch.stack(z, 1)
+
+    def _mapped(self, log_p: Tensor, log_not_p: Tensor, scenario: Tensor, tasks: slice = slice(None)) -> Tensor:
+        """The maps of some tasks, each of its own column: log p, log(1 - p) [B, t] -> z [B, t]."""
+        a, b, c = self.line[tasks].unbind(1)
+        x, y = self.x[tasks], self.y[tasks]
+        w = a * log_p - b * log_not_p + c
+        k = (w.unsqueeze(2) >= x[:, 1:-1]).sum(2)                                          # [B, t] piece
+        x0, x1, y0, y1 = (self._at(knots, k) for knots in (x[:, :-1], x[:, 1:], y[:, :-1], y[:, 1:]))
+        v = y0 + (y1 - y0) / (x1 - x0) * (w.clamp(x0, x1) - x0)
+        v = v + (w - x[:, -1]).clamp(min=0) - (x[:, 0] - w).clamp(min=0)
+        s = scenario.long()
+        return self.slope[tasks].t()[s] * v + self.shift[tasks].t()[s]
 
     @staticmethod
     def _at(knots: Tensor, k: Tensor) -> Tensor:
         """knots [T, K], k [B, T] -> [B, T]."""
         return knots.unsqueeze(0).expand(k.shape[0], -1, -1).gather(2, k.unsqueeze(2)).squeeze(2)
+
+
+def conditional(log_p: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """log c and log(1 - c) [B] of c = p / p(before), at most 1 - SURE."""
+    log_c = (log_p - before).clamp(max=-SURE)
+    return log_c, log1mexp(log_c)

@@ -12,6 +12,10 @@ What scenarios add is a slope and a shift each, shrunk by how much more they dif
     shrunk_s = tau^2 / (tau^2 + v_s) estimate_s,     tau^2 of DerSimonian and Laird (1986), v_s the estimate's variance
 
 No setting decides how much: scenarios that are alike get nothing of their own.
+
+A step's own map and that of the step before may disagree: then many rows would be held down to the step before
+(calibration.py). Above HELD of the rows fitted on, the step gets a map of its probability given the step before
+instead, fitted where that happened.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from funnelrank.calibration import Calibration
+from funnelrank.calibration import Calibration, conditional
 from funnelrank.evaluate.intervals import clusters
 from funnelrank.evaluate.measure import Scores
 from funnelrank.schema import Schema
@@ -30,6 +34,8 @@ PRIOR = 2.0             # standard deviation of slopes around 1, so that classes
 LEAST = 30              # positives, and negatives, below which a task or a scenario is left as it is
 FLATTEST = 0.05         # of a slope
 STEPS = 50              # of Newton; 6 do
+HELD = 0.02             # share of rows held down by the step before, above which maps disagree
+ALONE = 0.05            # share of a step's positives without the step before, above which it has no map given that
 
 
 class Fitted(NamedTuple):
@@ -52,44 +58,78 @@ def fit_calibration(calibration: Calibration, scores: Scores, method: str, by_sc
     weight = np.ones(len(scores.labels)) if weight is None else np.asarray(weight, np.float64)
     found = {}
     for t in calibration.binary:
-        seen = ~np.isnan(scores.labels[:, t])
-        y, w = scores.labels[seen, t] == 1, weight[seen]
-        users = clusters(None if scores.user is None else np.asarray(scores.user)[seen], len(y)).code
-        lp, lq = (np.asarray(a[seen, t], np.float64) for a in (scores.log_p, scores.log_not_p))
-        before = float(-np.average(np.where(y, lp, lq), weights=w)) if len(y) else float("nan")
-        positives = int(y.sum())
-        if min(positives, len(y) - positives) < LEAST:
-            found[scores.tasks[t]] = Fitted(len(y), positives, before, before, 0, "too few positives or negatives; "
-                                            "left as it was")
-            continue
-        line = _line(lp, lq, y, w, users, "beta" if method == "beta" else "platt")
-        calibration.line[t] = torch.from_numpy(line)
-        z = line[0] * lp - line[1] * lq + line[2]
-        if method == "isotonic":
-            x, heights = _broken_line(z, y, w, calibration.x.shape[1])
-            calibration.x[t], calibration.y[t] = torch.from_numpy(x), torch.from_numpy(heights)
-            z = _followed(z, x, heights)
-        own = 0
-        if by_scenario and scores.scenario is not None:
-            slopes, shifts, own = _per_scenario(z, y, w, users, np.asarray(scores.scenario)[seen],
-                                                calibration.slope.shape[1])
-            calibration.slope[t], calibration.shift[t] = torch.from_numpy(slopes), torch.from_numpy(shifts)
-            z = slopes[scores.scenario[seen]] * z + shifts[scores.scenario[seen]]
-        after = float(np.average(np.logaddexp(0, np.where(y, -z, z)), weights=w))
-        found[scores.tasks[t]] = Fitted(len(y), positives, before, after, own)
+        lp, lq = (np.asarray(a[:, t], np.float64) for a in (scores.log_p, scores.log_not_p))
+        found[scores.tasks[t]] = _fit_task(calibration, t, scores, lp, lq, method, by_scenario, weight)
+        parent = calibration.parents[t]
+        if parent is not None and held_down(calibration, scores, t) > HELD and _nested(scores, t, parent):
+            log_c, log_not_c = (x.numpy() for x in conditional(*(
+                torch.from_numpy(np.asarray(scores.log_p[:, i], np.float64)) for i in (t, parent))))
+            happened = np.where(scores.labels[:, parent] == 1, weight, 0.0)
+            again = _fit_task(calibration, t, scores, log_c, log_not_c, method, by_scenario, happened)
+            if again.note is None:
+                calibration.given[t] = True
+                found[scores.tasks[t]] = again._replace(note=f"given {scores.tasks[parent]}, whose map disagrees: were "
+                                                             "its negatives sampled? data.negatives_kept says so")
+            else:                                # too few to fit on: the map of its own, after all
+                _fit_task(calibration, t, scores, lp, lq, method, by_scenario, weight)
     return found
+
+
+def held_down(calibration: Calibration, scores: Scores, t: int) -> float:
+    """Share of rows whose task t, by its own map, would pass the step before, which it did not before."""
+    parent = calibration.parents[t]
+    fine = np.asarray(scores.log_p[:, t]) <= np.asarray(scores.log_p[:, parent])
+    z = _log_odds(calibration, scores)
+    return float(np.mean(fine & (z[:, t] == z[:, parent]))) if len(fine) else 0.0
+
+
+def _nested(scores: Scores, t: int, parent: int) -> bool:
+    """Whether the step happens where the step before did, but for few labels."""
+    before = scores.labels[scores.labels[:, t] == 1, parent]
+    return np.count_nonzero(before == 0) <= ALONE * len(before)
+
+
+def _fit_task(calibration: Calibration, t: int, scores: Scores, lp: np.ndarray, lq: np.ndarray, method: str,
+              by_scenario: bool, weight: np.ndarray) -> Fitted:
+    """The map of one task's log p and log(1 - p) [n], written into `calibration`; rows of weight 0 do not count."""
+    seen = ~np.isnan(scores.labels[:, t]) & (weight > 0)
+    y, w, lp, lq = scores.labels[seen, t] == 1, weight[seen], lp[seen], lq[seen]
+    users = clusters(None if scores.user is None else np.asarray(scores.user)[seen], len(y)).code
+    before = float(-np.average(np.where(y, lp, lq), weights=w)) if len(y) else float("nan")
+    positives = int(y.sum())
+    if min(positives, len(y) - positives) < LEAST:
+        return Fitted(len(y), positives, before, before, 0, "too few positives or negatives; left as it was")
+    line = _line(lp, lq, y, w, users, "beta" if method == "beta" else "platt")
+    calibration.line[t] = torch.from_numpy(line)
+    z = line[0] * lp - line[1] * lq + line[2]
+    if method == "isotonic":
+        x, heights = _broken_line(z, y, w, calibration.x.shape[1])
+        calibration.x[t], calibration.y[t] = torch.from_numpy(x), torch.from_numpy(heights)
+        z = _followed(z, x, heights)
+    own = 0
+    if by_scenario and scores.scenario is not None:
+        scenario = np.asarray(scores.scenario)[seen]
+        slopes, shifts, own = _per_scenario(z, y, w, users, scenario, calibration.slope.shape[1])
+        calibration.slope[t], calibration.shift[t] = torch.from_numpy(slopes), torch.from_numpy(shifts)
+        z = slopes[scenario] * z + shifts[scenario]
+    after = float(np.average(np.logaddexp(0, np.where(y, -z, z)), weights=w))
+    return Fitted(len(y), positives, before, after, own)
 
 
 def applied(calibration: Calibration, scores: Scores) -> Scores:
     """The scores as the calibrated model would give them (of binary tasks)."""
-    scenario = np.zeros(len(scores.labels), np.int64) if scores.scenario is None else scores.scenario
-    with torch.inference_mode():
-        z = calibration.log_odds(*(torch.from_numpy(np.ascontiguousarray(a)).to(calibration.line.device)
-                                   for a in (scores.log_p, scores.log_not_p, scenario))).cpu().numpy()
+    z = _log_odds(calibration, scores)
     log_p, log_not_p = np.array(scores.log_p), np.array(scores.log_not_p)
     for t in calibration.binary:
         log_p[:, t], log_not_p[:, t] = -np.logaddexp(0, -z[:, t]), -np.logaddexp(0, z[:, t])
     return Scores(**{**scores.__dict__, "log_p": log_p, "log_not_p": log_not_p})
+
+
+def _log_odds(calibration: Calibration, scores: Scores) -> np.ndarray:
+    scenario = np.zeros(len(scores.labels), np.int64) if scores.scenario is None else scores.scenario
+    with torch.inference_mode():
+        return calibration.log_odds(*(torch.from_numpy(np.ascontiguousarray(a)).to(calibration.line.device)
+                                      for a in (scores.log_p, scores.log_not_p, scenario))).cpu().numpy()
 
 
 def sampling_weights(schema: Schema, split: str, labels: np.ndarray) -> np.ndarray | None:
