@@ -1,7 +1,13 @@
-"""data.memory is kept whatever the rows are: wide, long, many, or other than their file says."""
+"""data.memory is kept whatever the rows are: wide, long, many, or other than their file says.
 
+What is measured runs in a process of its own (`alone`), so that nothing else of the suite is in its memory.
+"""
+
+import multiprocessing
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +54,13 @@ class Peak:
         self._watch.join()
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """Calls a function of this module in a process that does nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield lambda work, *given: process.submit(work, *given).result()
+
+
 def narrow_then(wide, rows=2000):
     return pa.table({"h": pa.array([[0]] * rows + [wide] * rows, pa.list_(pa.int64())), "i": np.arange(2 * rows)})
 
@@ -79,36 +92,55 @@ def settings(**features):
     return Settings.model_validate({"features": {"lists": "off", **features}, "tasks": {"click": {}}})
 
 
-def test_texts_of_a_megabyte_are_encoded_within_the_budget(tmp_path):
-    texts = [chr(97 + i % 26) * 1_000_000 for i in range(200)]
-    pq.write_table(pa.table({"t": texts, "click": [0, 1] * 100}), tmp_path / "log.parquet")
-    said = settings(t={"min_count": 1})
-    del texts
+def encoded(folder, memory, **features):
+    """Every unit of log.parquet encoded, and the bytes that took."""
+    said = settings(**features)
     with Peak() as peak:
-        source = opened(tmp_path, memory=400_000_000)
+        source = opened(folder, memory=memory)
         encoder = Encoder.fit(resolve(said), source, {})
-        ids = np.concatenate([encoder.encode(t, source.where(u)).ids for u, t in each(source, source.columns.names)])
+        encode = lambda table, unit: encoder.encode(table, source.where(unit))
+        parts = [part for _, part in in_order(source, source.columns.names, encode, 1)]
+    return parts, peak.most
+
+
+def test_texts_of_a_megabyte_are_encoded_within_the_budget(tmp_path, alone):
+    texts = [chr(97 + i % 26) * 1_000_000 for i in range(120)]
+    pq.write_table(pa.table({"t": texts, "click": [0, 1] * 60}), tmp_path / "log.parquet")
+    parts, peak = alone(partial(encoded, t={"min_count": 1}), tmp_path, 400_000_000)
+    ids = np.concatenate([part.ids for part in parts])
     assert len(set(ids[:, 0])) == 26 and (ids[:26] == ids[26:52]).all()
-    assert peak.most < 400_000_000, peak.most
+    assert peak < 400_000_000, peak
 
 
-def test_lists_of_ten_thousand_are_encoded_within_the_budget(tmp_path):
+def test_lists_of_ten_thousand_are_encoded_within_the_budget(tmp_path, alone):
     ends = np.concatenate([np.arange(10_000), 10_000 + np.arange(2001) * 10_000]).astype(np.int32)     # narrow first
     lists = pa.ListArray.from_arrays(ends, pa.array(np.append(np.zeros(10_000, np.int64),
                                                               np.tile(np.arange(10_000), 2000))))
     rows = len(lists)
     pq.write_table(pa.table({"h": lists, "click": np.arange(rows) % 2}), tmp_path / "log.parquet")
-    del lists
-    said = settings(h={"kind": "sequence", "min_count": 1}, n={"kind": "length", "of": "h"})
-    with Peak() as peak:
-        source = opened(tmp_path, memory=600_000_000)
-        encoder = Encoder.fit(resolve(said), source, {})
-        parts = [encoder.encode(t, source.where(u)) for u, t in each(source, source.columns.names)]
+    parts, peak = alone(partial(encoded, h={"kind": "sequence", "min_count": 1}, n={"kind": "length", "of": "h"}),
+                        tmp_path, 600_000_000)
     assert sum(map(len, parts)) == rows and len(parts[-1].lists[0].values) == 50 * len(parts[-1])
-    assert peak.most < 600_000_000, peak.most
+    assert peak < 600_000_000, peak
 
 
-def test_a_footer_that_lies_about_its_rows_costs_no_memory(tmp_path):
+def test_rows_that_turn_wide_are_decoded_fewer_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("funnelrank.data.formats.LEAST_BATCH", 1 << 16)
+    pq.write_table(narrow_then([0] * 2000, 600), tmp_path / "log.parquet")
+    source = opened(tmp_path, memory=1 << 20)
+    batches = list(source._files[0].stream(0, ["h", "i"], 1200))
+    assert pa.Table.from_batches(batches)["i"].to_pylist() == list(range(1200))
+    wide = [i for i, batch in enumerate(batches) if batch.nbytes > 1 << 17]
+    assert 1 <= len(wide) <= 3 and wide[-1] <= 3 and len(batches) > 30       # found out at once, not again and again
+
+
+def refused(folder):
+    with Peak() as peak, pytest.raises(DataError) as told:
+        list(each(opened(folder, memory=100_000_000), ["a"]))
+    return str(told.value), peak.most
+
+
+def test_a_footer_that_lies_about_its_rows_costs_no_memory(tmp_path, alone):
     """Row counts of the footer, raised a thousandfold: refused or found out, before memory is spent."""
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table({"a": np.arange(1000)}), path, compression="none")
@@ -121,10 +153,9 @@ def test_a_footer_that_lies_about_its_rows_costs_no_memory(tmp_path):
         lied = footer[:-8].replace(varint(2 * 1000), varint(2 * lie))
         assert lied != footer[:-8]
         path.write_bytes(raw[:at] + lied + len(lied).to_bytes(4, "little") + b"PAR1")
-        with Peak() as peak, pytest.raises(DataError, match="^log.parquet"):
-            list(each(opened(tmp_path, memory=100_000_000), ["a"]))
-        told += 1
-        assert peak.most < 100_000_000, (lie, peak.most)
+        said, peak = alone(refused, tmp_path)
+        told += said.startswith("log.parquet")
+        assert peak < 100_000_000, (lie, peak)
     assert told == 4
 
 

@@ -99,6 +99,7 @@ class Encoder:
             with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
                 for unit, table in units:
                     fitting.add(table, source.where(unit))
+                    del table                      # before the next one is read
                     done += unit.rows
                     if progress:
                         progress(done)

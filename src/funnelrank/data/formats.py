@@ -20,6 +20,8 @@ LISTED = 512                  # the same where columns hold lists, which may be 
 FEWEST = 64                   # rows decoded at a time, however large a row group is
 BUFFER = 1 << 20              # bytes read at a time where a row group is larger than its share
 ENOUGH = 1 << 24              # decoded bytes that measuring may take
+BATCH_SHARE = 64              # a decoded batch's share of data.memory, and the bytes it may always have
+LEAST_BATCH = 1 << 23
 GROUP_SHARE = 8               # a row group's share of data.memory, up to which its columns are read in one go
 
 
@@ -60,9 +62,22 @@ class ParquetRows:
         # a batch is at most as large as its group, decoded; of larger groups, fewer rows are decoded at a time
         share = self.memory / GROUP_SHARE / max(1, self._sizes[part])
         most = LISTED if any(pa.types.is_nested(self.schema.field(c).type) for c in columns) else BATCH
-        batch = max(1, min(rows, most, max(FEWEST, int(most * share))))
-        yield from self._open(part).iter_batches(batch_size=batch, row_groups=[part], columns=columns,
-                                                 use_threads=False)       # units are read side by side
+        size = max(1, min(rows, most, max(FEWEST, int(most * share))))
+        fits, done = max(LEAST_BATCH, self.memory // BATCH_SHARE), 0
+        while size:
+            at, narrower = 0, 0
+            for batch in self._open(part).iter_batches(batch_size=size, row_groups=[part], columns=columns,
+                                                       use_threads=False):       # units are read side by side
+                at += batch.num_rows
+                if at <= done:
+                    continue
+                batch = batch.slice(max(0, done - at + batch.num_rows))
+                done, bytes_a_row = at, batch.nbytes // batch.num_rows
+                yield batch
+                if batch.nbytes > 2 * fits and batch.num_rows > 1:     # rows wider than those before: begin again
+                    narrower = max(1, fits // bytes_a_row)
+                    break
+            size = narrower
 
     def column(self, values: pa.ChunkedArray, kind: pa.DataType, where: str, name: str, start: int) -> pa.Array:
         where = f"{where}, column '{name}'"

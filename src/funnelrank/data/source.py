@@ -221,6 +221,7 @@ class Source:
             return pa.table({"": pa.nulls(unit.rows)})
         with reading(where):
             table = self._next(unit, tuple(inside))
+        pa.default_memory_pool().release_unused()      # decoding needs more than what it gives, for a moment
         if table.num_rows != unit.rows or set(table.column_names) != set(inside):
             raise DataError(f"{where}: should give {unit.rows:,} more rows, but gave {table.num_rows:,}; the file "
                             "is damaged, or changed while it was read")
@@ -228,12 +229,14 @@ class Source:
 
     def typed(self, table: pa.Table, unit: Unit, columns: list[str], start: int = 0) -> pa.Table:
         """Rows of a unit as `raw` gives them, from its row `start` on, with the types of `columns`."""
-        file, where = self._files[unit.file], self.where(unit)
+        file, where, rows = self._files[unit.file], self.where(unit), table.num_rows
         arrays: dict[str, pa.Array] = {}
+        held = dict(zip(table.column_names, table.columns))
+        del table                                  # each column goes once it is copied
         for c in dict.fromkeys(columns):
             kind = self.columns.field(c).type
-            arrays[c] = own(file.column(table[c], kind, where, c, unit.start + start) if c in file.schema.names else
-                            pa.repeat(pa.scalar(file.partition[c], kind), table.num_rows))
+            arrays[c] = own(file.column(held.pop(c), kind, where, c, unit.start + start) if c in file.schema.names else
+                            pa.repeat(pa.scalar(file.partition[c], kind), rows))
         return pa.table([arrays[c] for c in columns], names=columns)
 
     def fingerprint(self) -> dict[str, Any]:
