@@ -16,6 +16,7 @@ import pytest
 
 from funnelrank import cli
 from funnelrank.config import load
+from funnelrank.console import Console, show_metrics
 from funnelrank.data.verify import verify
 from funnelrank.errors import DataError
 from funnelrank.simulate import simulate
@@ -128,12 +129,21 @@ def test_ctrl_c_is_130(capsys, monkeypatch):
     assert said(capsys, "check", "x.yaml")[::2] == (130, "stopped; what is complete on disk stays\n")
 
 
+@pytest.mark.parametrize("way", ["-m", "script"])
+def test_ctrl_c_before_the_command_line_is_imported_shows_no_traceback(tmp_path, way):
+    (tmp_path / "cyclopts.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    words = ["-m", "funnelrank"] if way == "-m" else ["-c", "from funnelrank.__main__ import main; exit(main())"]
+    ended = subprocess.run([sys.executable, *words], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                           capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped; nothing was begun\n")
+
+
 def test_sigterm_is_143_and_what_swallows_it_is_asked_again(capsys, monkeypatch):
     def swallow(*_, **__):
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
-        cli._Console().watch({"event": "progress"})
+        Console().watch({"event": "progress"})
         raise AssertionError("went on")
     monkeypatch.setattr("funnelrank.config.load", swallow)
     before = signal.getsignal(signal.SIGTERM)
@@ -347,7 +357,7 @@ def test_a_live_console_shows_one_bar_a_stage(monkeypatch):
     screen = io.StringIO()
     terminal = rich.console.Console(file=screen, force_terminal=True, width=100)
     monkeypatch.setattr(rich.console, "Console", lambda: terminal)
-    with cli._Console() as console:
+    with Console() as console:
         console.watch({"event": "progress", "stage": "fit", "rows": 500, "total": 1000})
         console.watch({"event": "progress", "stage": "fit", "rows": 1000, "total": 1000})
         console.watch({"event": "step", "step": 20, "steps": 40, "loss": {"click": 0.5}, "rows_per_s": 9000})
@@ -364,7 +374,7 @@ def test_a_narrow_terminal_drops_the_least_telling_columns(capsys, monkeypatch):
              "users": None, "valid_users": None, "note": "few" * 20} for m in ("auc", "logloss", "pcoc")]
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    cli._table(rows, "test")
+    show_metrics(rows, "test")
     out = capsys.readouterr().out
     assert "(no room for note; see report.html)" in out and max(map(len, out.splitlines())) <= 60
 

@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function of the library, shows what it says. The only place that prints.
+"""The command line: parses, calls one function of the library, shows what it says. console.py prints.
 
 Exit codes: 0 done; 2 what the user wrote or gave is wrong (one message on stderr); 1 a fault of ours; 130 Ctrl-C; 143
 ended from outside.
@@ -7,23 +7,20 @@ Whatever is slow to import is imported inside the command that needs it.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from funnelrank.console import Console, complain, say, show_metrics, show_table
 from funnelrank.errors import ConfigError, FunnelrankError
+from funnelrank.stopping import Terminated, interruptible
 
 if TYPE_CHECKING:
     from funnelrank.config import Config
-    from funnelrank.evaluate.table import Shown
 
 Sets = Annotated[list[str] | None, Parameter(name="--set", negative=(), help=(
     "Edit one key of the config, as in --set train.batch_size=512. May be given many times; lists by position: "
@@ -69,18 +66,18 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
     notes = checks.notes(read.settings, read.schema)
     if data:
         from funnelrank.data.verify import verify
-        with _Console() as console:
+        with Console() as console:
             said = verify(read.schema, read.settings, console.watch)
         notes += said.notes
         for line in said.summary:
-            _say(line)
+            say(line)
         if said.faults:
             raise ConfigError(*(read.placed(m) for m in said.faults), *(f"note: {read.placed(m)}" for m in notes))
     for note in notes:
-        _say(f"note: {read.placed(note)}")
+        say(f"note: {read.placed(note)}")
     features, listed = len(read.settings.features.columns), len(read.schema.features)
-    _say(f"{config}: good. {features} features ({listed - features} more numbers read off lists), "
-         f"tasks {', '.join(t.name for t in read.schema.tasks)}" + ("" if data else "; the data was not read (--data)"))
+    say(f"{config}: good. {features} features ({listed - features} more numbers read off lists), "
+        f"tasks {', '.join(t.name for t in read.schema.tasks)}" + ("" if data else "; the data was not read (--data)"))
 
 
 @app.command
@@ -121,21 +118,21 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
     if seeds is not None:
         from funnelrank import runs
         from funnelrank.evaluate.seeds import show
-        with _Console() as console:
+        with Console() as console:
             several = runs.train_seeds(read, seeds, report=console.watch, **said)
         for split in dict.fromkeys(row["split"] for row in several.rows):
-            _say(f"\n{split}, {seeds} seeds: mean, sd, [least most]")
-            _print(show(several.rows, split), texts=("task",))
-        return _say(f"\n{several.folder}: seed-*/, summary.json, summary.md")
+            say(f"\n{split}, {seeds} seeds: mean, sd, [least most]")
+            show_table(show(several.rows, split), texts=("task",))
+        return say(f"\n{several.folder}: seed-*/, summary.json, summary.md")
     from funnelrank import api
-    with _Console() as console:
+    with Console() as console:
         run = api.train(read, report=console.watch, **said)
     splits = {row["split"] for row in run.rows}
     for split in ("test", "valid"):
         if split in splits:
-            _table(run.rows, split)
+            show_metrics(run.rows, split)
             break
-    return _say(f"{run.folder}: artefact, metrics.json, report.html, events.jsonl; {run.seconds:.0f} s")
+    return say(f"{run.folder}: artefact, metrics.json, report.html, events.jsonl; {run.seconds:.0f} s")
 
 
 @app.command
@@ -158,20 +155,20 @@ def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None 
         Where the run that this one continued is now, if it was moved.
     """
     from funnelrank import again
-    with _Console() as console:
+    with Console() as console:
         seen = again.replay(run, step, console.watch, continue_from)
-    _say(f"step {seen.step}: epoch {seen.position['epoch'] + 1}, batch {seen.position['batch']} (from 0)")
+    say(f"step {seen.step}: epoch {seen.position['epoch'] + 1}, batch {seen.position['batch']} (from 0)")
     for said in seen.culprits:
-        _say(f"  {said}")
+        say(f"  {said}")
     for title, lines in (
             ("loss", [f"{task:<40} {value:.6g}" for task, value in seen.losses.items()]),
             ("largest gradients", [f"{name:<40} {value:.3g}" for name, value in seen.gradients]),
             ("largest inputs", [f"{name:<40} {value:.3g}" for name, value in seen.features]),
             ("largest losses of rows", [f"row {row} of the batch, {task:<20} {value:.6g}"
                                         for row, task, value in seen.rows])):
-        _say(f"\n{title}")
+        say(f"\n{title}")
         for line in lines:
-            _say(f"  {line}")
+            say(f"  {line}")
 
 
 @app.command
@@ -194,18 +191,18 @@ def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path
     """
     from funnelrank import again
     from funnelrank.errors import TrainingError
-    with _Console() as console:
+    with Console() as console:
         found = again.reproduce(artefact, out, console.watch, continue_from)
     for line in found.circumstances:
-        _say(f"not as the first time: {line}")
+        say(f"not as the first time: {line}")
     for name, size in list(found.weights.items())[:10]:
-        _say(f"differs: {name} by up to {size:.3g}")
+        say(f"differs: {name} by up to {size:.3g}")
     for name, (then, now) in list(found.metrics.items())[:10]:
-        _say(f"differs: {name} was {then}, now {now}")
+        say(f"differs: {name} was {then}, now {now}")
     if not found.equal:
         raise TrainingError(f"{artefact}: not reproduced; {len(found.weights)} of {found.tensors} tensors and "
                             f"{len(found.metrics)} of {found.rows} metrics differ")
-    _say(f"{artefact}: reproduced; {found.tensors} tensors and {found.rows} metrics are equal to the last bit")
+    say(f"{artefact}: reproduced; {found.tensors} tensors and {found.rows} metrics are equal to the last bit")
 
 
 @app.command
@@ -233,12 +230,12 @@ def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
         Also write the metrics here, in the form of metrics.json.
     """
     from funnelrank import api
-    with _Console() as console:
+    with Console() as console:
         found = api.evaluate(artefact, _given(rows), split=split, out=out, by=_split(by), report=console.watch)
-    _table([row for row in found if "values" not in row], split)
+    show_metrics([row for row in found if "values" not in row], split)
     if by:
         from funnelrank.evaluate.fields import show_fields
-        _print(show_fields([row for row in found if "values" in row]), texts=("task", "column", "value"))
+        show_table(show_fields([row for row in found if "values" in row]), texts=("task", "column", "value"))
 
 
 @app.command
@@ -265,11 +262,11 @@ def compare(runs: list[Path], /, *, metrics: Words = None, scenarios: bool = Tru
     from funnelrank import runs as several
     from funnelrank.evaluate.compare import shown, words
     found = several.compare(runs, _split(metrics) or None, by_scenario=scenarios, out=out)
-    _say(f"{found.split}, held against {found.base}")
-    _print(shown(found), texts=("run", "task", "scenario", "metric", "verdict"))
-    _say("")
+    say(f"{found.split}, held against {found.base}")
+    show_table(shown(found), texts=("run", "task", "scenario", "metric", "verdict"))
+    say("")
     for line in (*words(found), "", *found.notes):
-        _say(line)
+        say(line)
 
 
 @app.command
@@ -289,7 +286,7 @@ def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
         A number of metrics.json over all rows: test/auc is the mean over tasks, test/buy/auc of one.
     """
     from funnelrank import runs as several
-    _print(several.leaderboard(runs, metric), texts=("run",))
+    show_table(several.leaderboard(runs, metric), texts=("run",))
 
 
 @app.command
@@ -312,9 +309,9 @@ def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None
         Columns of the rows to copy beside the scores, separated by commas.
     """
     from funnelrank import api
-    with _Console() as console:
+    with Console() as console:
         written = api.predict(artefact, _given(rows), out, keep=_split(keep), report=console.watch)
-    _say(f"{out}: {written:,} rows")
+    say(f"{out}: {written:,} rows")
 
 
 @app.command
@@ -337,9 +334,9 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
         raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
     if not what.is_dir() and not shapes:
         from funnelrank.describe import describe as describe_config  # without torch, so at once
-        return _say(describe_config(_load(what, sets)))
+        return say(describe_config(_load(what, sets)))
     from funnelrank import api
-    return _say(api.describe(what if what.is_dir() else _load(what, sets), shapes))
+    return say(api.describe(what if what.is_dir() else _load(what, sets), shapes))
 
 
 @app.command
@@ -385,20 +382,8 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
     made = make(out, rows=rows, users=users, items=items, scenarios=scenarios, days=days, funnel=_split([funnel]),
                 side_tasks=_split([side_tasks]), spend=spend, seed=seed, null_rate=null_rate,
                 missing_labels=missing_labels, delay_hours=delay_hours, drift=drift, launches=launches)
-    _say(f"{out}: " + ", ".join(f"{split} {n:,}" for split, n in made["rows"].items()) + " rows; rates "
-         + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
-
-
-def _profile(event: dict) -> str:
-    """The event as lines: part, milliseconds, share of the step."""
-    whole = sum(event["ms"].values()) or 1.0
-    rows = [f"a step of {event['rows']:,.0f} rows in {event['clock']} milliseconds, mean of {event['steps']:,}"]
-    rows += [f"  {part:<12}{ms:>9.3f}{ms / whole:>7.1%}" for part, ms in event["ms"].items()]
-    rows += [f"  {'whole':<12}{whole:>9.3f}"]
-    if "floor_ms" in event:
-        rows += [f"  {'floor':<12}{event['floor_ms']:>9.3f}{event['share']:>7.1%} of its rate reached; a row takes "
-                 f"{event['multiply_adds']:,.0f} multiply-adds and {event['bytes']:,.0f} bytes"]
-    return "\n".join(rows)
+    say(f"{out}: " + ", ".join(f"{split} {n:,}" for split, n in made["rows"].items()) + " rows; rates "
+        + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
 
 
 # ---- parsing
@@ -432,136 +417,6 @@ def _version() -> str:
     return version("funnelrank")
 
 
-# ---- showing
-
-def _say(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except OSError as error:            # the reader went away, as in `train x | head`; or a full disk. The work goes on
-        _forget_stdout()
-        if not isinstance(error, BrokenPipeError):
-            print(f"stdout: {error.strerror}; nothing more is shown there", file=sys.stderr)
-
-
-class _Console:
-    """A reader of events: one live bar a stage on a terminal, plain lines elsewhere."""
-
-    EVERY = 5.0                     # seconds between plain lines of one stage
-    MUCH = 100_000_000              # bytes on disk worth a line
-
-    def __enter__(self) -> _Console:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        console = Console()
-        self.live = None
-        if console.is_terminal:
-            self.live = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),
-                                 TimeElapsedColumn(), console=console)
-            self.live.start()
-        self.bars, self.told = {}, {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
-
-    def watch(self, event: dict) -> None:
-        if _asked_to_end:               # the exception was raised inside something that swallows all of them
-            raise _asked_to_end[0]
-        match event["event"]:
-            case "progress":
-                done, total = event["rows"], event.get("total")
-                self._advance(event["stage"], done, total, f"{done:,}" + (f" / {total:,}" if total else "") + " rows")
-            case "step":
-                loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items() if value is not None)
-                self._advance("train", event["step"], event.get("steps"),
-                              f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
-            case "seed":
-                self._line(f"seed {event['seed']}: {event['folder']}")
-            case "continue":
-                from funnelrank.describe import describe_continued
-                for line in describe_continued(event):
-                    self._line(line)
-            case "evaluate":
-                value = "-" if event["value"] is None else f"{event['value']:.4f}"
-                best = " (best)" if event["better"] else ""
-                self._line(f"step {event['step']:,}: {event['metric']} {value}{best}")
-            case "resume":
-                self._line(f"going on from step {event['step']:,}" if event["step"] else
-                           "going on with a run that had no checkpoint yet")
-            case "anew":
-                why = f" ({'; '.join(event['changed'][:3])})" if event["changed"] else ""
-                self._line(f"{event['folder']}: beginning anew{why}; the artefact that is there stays until this run "
-                           "ends")
-            case "skipped":
-                self._line(f"{event['split']}: left out {event['words']}; first: {_printable(event['samples'][0])}")
-            case "disk" if event["bytes"] > min(self.MUCH, event["free"] / 10):
-                from funnelrank.durable import spell_size
-                self._line(f"{event['what']}: about {spell_size(event['bytes'])} to be written to {event['folder']} "
-                           f"({spell_size(event['free'])} free)")
-            case "profile":
-                self._line(_profile(event))
-            case "warning":
-                self._line(f"step {event['step']:,}: warning: {event['said']}")
-            case "interrupted":
-                self._line(f"step {event['step']:,}: checkpoint written; the same command goes on from here")
-            case "finished":
-                self._line(f"{event['folder']}: this run is finished, and the same config, data and code would give "
-                           "the same again; --fresh trains all the same")
-
-    def _advance(self, stage: str, done: int, total: int | None, said: str) -> None:
-        if self.live:
-            if stage not in self.bars:
-                self.bars[stage] = self.live.add_task(stage, total=total, said="")
-            self.live.update(self.bars[stage], completed=done, total=total, said=said)
-            return
-        import time
-        now = time.monotonic()
-        if done == total or now - self.told.setdefault(stage, now) >= self.EVERY:
-            self.told[stage] = now
-            self._line(f"{stage}: {said}")
-
-    def _line(self, text: str) -> None:
-        if self.live:
-            self.live.console.print(text, highlight=False)
-        else:
-            _say(text)
-
-
-def _table(rows: list[dict], split: str) -> None:
-    """Metrics of one split, a line per task x scenario; on a narrow terminal, without the least telling columns."""
-    import shutil
-
-    from funnelrank.evaluate.table import show
-    shown = show(rows, split)
-    columns = list(zip(shown.columns, *shown.rows))
-    wide = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-    left_out = []
-    for name in ("note", "auc_oracle", "positives", "rows"):
-        if wide and sum(max(map(len, c)) + 2 for c in columns) > wide:
-            columns, left_out = [c for c in columns if c[0] != name], [*left_out, name]
-    texts = ("task", "scenario", "note")
-    widths = [max(map(len, column)) for column in columns]
-    _say(f"\n{split}" + (f" (no room for {', '.join(left_out)}; see report.html)" if left_out else ""))
-    before = None
-    for line in zip(*columns):
-        if before not in (None, "task", line[0]):
-            _say("")
-        before = line[0]
-        _say("  ".join(cell.ljust(w) if column[0] in texts else cell.rjust(w)
-                       for cell, w, column in zip(line, widths, columns)).rstrip())
-    _say("")
-
-
-def _print(shown: Shown, texts: Sequence[str]) -> None:
-    """A table of texts; columns named in `texts` begin at their left."""
-    columns = list(zip(shown.columns, *shown.rows))
-    widths = [max(map(len, column)) for column in columns]
-    for line in zip(*columns):
-        _say("  ".join(cell.ljust(w) if column[0] in texts else cell.rjust(w)
-                       for cell, w, column in zip(line, widths, columns)).rstrip())
-
-
 # ---- the entry point
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -569,10 +424,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if tokens is None else tokens)
     debug = "--debug" in tokens
     try:
-        with _interruptible():
+        with interruptible():
             app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
                 result_action="return_value")
-    except _Terminated:
+    except Terminated:
         return _failed(143, "stopped: this process was asked to end; what is complete on disk stays", debug)
     except KeyboardInterrupt:
         return _failed(130, "stopped; what is complete on disk stays", debug)
@@ -602,43 +457,5 @@ def _failed(code: Literal[1, 2, 130, 143], message: str, debug: bool) -> int:
     if debug:
         import traceback
         traceback.print_exc()
-    with contextlib.suppress(BrokenPipeError):
-        print(_printable(message), file=sys.stderr, flush=True)
+    complain(message)
     return code
-
-
-def _printable(message: str) -> str:
-    """Without what a file's values could tell a terminal to do."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
-
-
-_asked_to_end: list[type[KeyboardInterrupt]] = []
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, so that temporary files are removed on the way out as they are after Ctrl-C."""
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT (unless ignored, as in a script's background) and SIGTERM as exceptions that leave nothing half done."""
-    def end(number: int, frame: object) -> None:
-        _asked_to_end[:] = [_Terminated if number == signal.SIGTERM else KeyboardInterrupt]
-        raise _asked_to_end[0]
-
-    _asked_to_end.clear()
-    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        signals = []                    # only there may they be caught
-    before = {s: signal.signal(s, end) for s in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _forget_stdout() -> None:
-    """Whatever is still to be flushed at the end goes nowhere, instead of failing again."""
-    with contextlib.suppress(OSError, ValueError):          # captured, it has no number
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
