@@ -199,5 +199,6 @@ def test_values_are_corrected_only_where_they_hang_on_the_sampled_task(reading, 
 @pytest.mark.parametrize("reading", ["joint", "conditional", "ordinal"])
 def test_heads_start_where_every_step_has_its_own_rate(reading):
     means = [0.4, 0.25, 0.3, 0.1]                                       # given the parent, unless joint
-    said = Funnel(TREE, reading).double()(torch.tensor([starts(["binary"] * 4, means, TREE, reading)]).double())
+    z = starts(["binary"] * 4, [{"mean": m} for m in means], TREE, reading)
+    said = Funnel(TREE, reading).double()(torch.tensor([z], dtype=torch.float64))
     assert (said.mean if reading == "joint" else said.given)[0].tolist() == pytest.approx(means, rel=1e-6)

@@ -13,7 +13,7 @@ LAYERS = [
     ["errors", "stopping"],
     ["settings", "schema", "document", "validate", "fill", "check", "config", "durable", "sealed"],
     ["batch", "inputs", "kernels"],
-    ["nn", "funnel", "calibration"],
+    ["nn", "funnel", "values", "calibration"],
     STRANGERS,
     ["ranker"],
     ["train", "evaluate", "artefact"],

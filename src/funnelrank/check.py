@@ -17,13 +17,13 @@ SLOTS = ("prepare", "represent", "transfer", "predict", "side")
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
 # They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
 METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
-           "regression": ("rmse", "mae"), "count": ("rmse", "mae")}
+           "regression": ("rmse", "mae"), "count": ("rmse", "mae"), "ziln": ("rmse", "mae")}
 
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
     return [*_calibrator(settings, schema), *_slots(settings, schema), *_needs(settings, schema, shipped),
-            *_early_stopping(settings, schema), *_task_names(settings, schema),
+            *_outputs(settings, schema), *_early_stopping(settings, schema), *_task_names(settings, schema),
             *_calibrate(settings, schema)]
 
 
@@ -72,6 +72,13 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
     if model.get("transfer") and not related:
         yield ("model.transfer: no task comes after another, so there is nothing to transfer; declare `after` in "
                "tasks, or choose a model without a transfer, such as shared_bottom")
+
+
+def _outputs(settings: Settings, schema: Schema) -> Iterator[str]:
+    several = [t for t in schema.tasks if t.outputs > 1]
+    if several and any(p["name"] == "fm" for p in _parts(settings.model, ("side",))):
+        yield (f"model.side: fm is one number a row, and task '{several[0].name}' ({several[0].kind}) reads "
+               f"{several[0].outputs}; leave fm out, or let its products into the network with represent: deepfm")
 
 
 def _needs(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:

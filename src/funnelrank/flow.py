@@ -161,24 +161,39 @@ def device_of(settings: Train) -> torch.device:
 
 
 def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation of each task's observed train labels: where heads start.
+    """What each task's observed train labels say: where heads start. Without tasks that nothing was observed of.
+
+    mean, std                      of all of them
+    positive, log_mean, log_std    of a ziln: the share above 0, mean and standard deviation of their logarithms
 
     Under every reading but joint those of a step are taken where the step before it happened.
     """
     parents = schema.parents if schema.nested else [None] * len(schema.tasks)
-    count, total, square = (np.zeros(len(parents)) for _ in range(3))
+    plain, logs = np.zeros((3, len(parents))), np.zeros((3, len(parents)))       # count, sum, sum of squares
     for start in range(0, len(labels), 1 << 20):
         y = np.array(labels[start:start + (1 << 20)], dtype=np.float64)
         for t, parent in enumerate(parents):
             seen = ~np.isnan(y[:, t]) if parent is None else ~np.isnan(y[:, t]) & (y[:, parent] == 1)
-            count[t] += seen.sum()
-            total[t] += y[seen, t].sum()
-            square[t] += np.square(y[seen, t]).sum()
+            plain[:, t] += _sums(y[seen, t])
+            if schema.tasks[t].kind == "ziln":
+                logs[:, t] += _sums(np.log(y[seen & (y[:, t] > 0), t]))
     out = {}
-    for task, n, a, b in zip(schema.task_names, count, total, square):
-        if n:
-            out[task] = {"mean": a / n, "std": math.sqrt(max(b / n - (a / n) ** 2, 0.0)) or 1.0}
+    for t, task in enumerate(schema.tasks):
+        if n := plain[0, t]:
+            out[task.name] = dict(zip(("mean", "std"), _moments(*plain[:, t])))
+            if task.kind == "ziln":
+                out[task.name] |= {"positive": logs[0, t] / n, **(dict(zip(
+                    ("log_mean", "log_std"), _moments(*logs[:, t]))) if logs[0, t] else {})}
     return out
+
+
+def _sums(y: np.ndarray) -> tuple[float, float, float]:
+    return len(y), y.sum(), np.square(y).sum()
+
+
+def _moments(n: float, total: float, square: float) -> tuple[float, float]:
+    """Mean and standard deviation; 1 where there is no spread."""
+    return total / n, math.sqrt(max(square / n - (total / n) ** 2, 0.0)) or 1.0
 
 
 def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], *,

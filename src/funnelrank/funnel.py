@@ -1,4 +1,6 @@
-"""What a logit means is said once, here: logits -> log p and log(1 - p) of every step of the funnel.
+"""What a model's outputs mean is said once, here: logits -> log p and log(1 - p) of every step of the funnel.
+
+Each task owns a slice of the O outputs: one, its logit, of a binary task; those that values.py reads of the others.
 
 reading       log p(buy)
 joint         logsigmoid(z_buy)                          a step over all impressions (MMoE, PLE, AITM)
@@ -17,11 +19,14 @@ confidently wrong.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from funnelrank import values
 
 
 class Prediction(NamedTuple):
@@ -32,7 +37,7 @@ class Prediction(NamedTuple):
     task without a parent, and for a value under the joint reading, which is learned on whatever rows its label is on.
     """
 
-    logits: Tensor       # [B, T]
+    logits: Tensor       # [B, O]
     log_p: Tensor        # [B, T] <= 0
     log_not_p: Tensor    # [B, T] <= 0
     mean: Tensor         # [B, T]
@@ -40,27 +45,31 @@ class Prediction(NamedTuple):
 
 
 class Funnel(nn.Module):
-    """Gives logits their meaning along the tree of tasks.
+    """Gives outputs their meaning along the tree of tasks.
 
     parents   per task, the position of the task it comes after, or None; a parent stands before its children
-    kinds     binary | regression | count
+    kinds     binary, or a kind of values.py
     loc, scale   [T] of regressions: mean = loc + scale * z, so that a label's unit does not set its loss's size
+    outputs   per task, how many of the O are its own; one each where it is left out
     """
 
     def __init__(self, parents: Sequence[int | None], reading: Literal["joint", "conditional", "ordinal"] = "joint",
                  kinds: Sequence[str] | None = None, loc: Sequence[float] | None = None,
-                 scale: Sequence[float] | None = None):
+                 scale: Sequence[float] | None = None, outputs: Sequence[int] | None = None):
         super().__init__()
         T = len(parents)
         assert all(p is None or p < t for t, p in enumerate(parents)), "a parent stands before its children"
         self.parents, self.reading, self.nested = list(parents), reading, reading != "joint"
         self.kinds = list(kinds) if kinds is not None else ["binary"] * T
+        ends = list(accumulate(outputs or [1] * T))
+        self.slices = [slice(a, b) for a, b in zip([0, *ends], ends)]          # of O, per task
         self.register_buffer("loc", torch.tensor(loc if loc is not None else [0.0] * T, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor(scale if scale is not None else [1.0] * T, dtype=torch.float32))
 
     def forward(self, logits: Tensor) -> Prediction:
-        """logits [B, T] -> Prediction."""
-        sure, sure_not = F.logsigmoid(logits).unbind(1), F.logsigmoid(-logits).unbind(1)
+        """logits [B, O] -> Prediction."""
+        z = logits if logits.shape[1] == len(self.kinds) else logits[:, [s.start for s in self.slices]]
+        sure, sure_not, z = F.logsigmoid(z).unbind(1), F.logsigmoid(-z).unbind(1), z.unbind(1)        # T of [B]
         odds: list[Tensor] = []                                             # u, under the ordinal reading
         log_p: list[Tensor] = []
         log_not_p: list[Tensor] = []
@@ -68,13 +77,13 @@ class Funnel(nn.Module):
         given: list[Tensor] = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
             after = self.nested and parent is not None
-            odds.append(logits[:, t])
+            odds.append(z[t])
             if kind == "binary":
                 lp, lq = step, not_step = sure[t], sure_not[t]
                 if after and self.reading == "ordinal":
                     # p / p_a = s(z - log(1 - p_a)): as stable as a sigmoid, and p <= p_a to the last bit
                     odds[t] = odds[parent] + step
-                    step = F.logsigmoid(logits[:, t] - log_not_p[parent])
+                    step = F.logsigmoid(z[t] - log_not_p[parent])
                     lp, lq = log_p[parent] + step, F.logsigmoid(-odds[t])
                 elif after:
                     # log p_a + log s(z);  1 - p_a s(z) = (1 - p_a) + p_a s(-z)
@@ -86,11 +95,10 @@ class Funnel(nn.Module):
                 mean.append(lp.exp())
                 given.append(step.exp())
             else:
-                z = logits[:, t]
-                value = z.exp() if kind == "count" else self.loc[t] + self.scale[t] * z
+                value = values.mean(kind, logits[:, self.slices[t]], self.loc[t], self.scale[t])
                 whole = value * log_p[parent].exp() if after else value
-                log_p.append(torch.zeros_like(z))
-                log_not_p.append(torch.zeros_like(z))
+                log_p.append(torch.zeros_like(value))
+                log_not_p.append(torch.zeros_like(value))
                 mean.append(whole)
                 given.append(value)
         stack = lambda columns: torch.stack(columns, 1)
@@ -99,12 +107,9 @@ class Funnel(nn.Module):
     def nll(self, said: Prediction, labels: Tensor) -> Tensor:
         """Negative log likelihood [B, T] of labels [B, T]; 0 where a label is NaN, and so is its gradient.
 
-        binary      -(y log p + (1 - y) log(1 - p))
-        regression  (y - mean)^2 / (2 scale^2)
-        count       mean - y log mean    (Poisson, without the term that the model cannot move)
+        binary      -(y log p + (1 - y) log(1 - p)); other kinds as in values.py
 
-        Where steps are nested (any reading but joint) a regression or count after a task is observed only where that
-        task is 1.
+        Where steps are nested (any reading but joint) a value after a task is observed only where that task is 1.
         """
         columns = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
@@ -116,11 +121,9 @@ class Funnel(nn.Module):
             else:
                 if self.nested and parent is not None:
                     seen = seen & (labels[:, parent] == 1)
-                z = torch.where(seen, said.logits[:, t], 0.0)    # an unseen row must not overflow: 0 * inf is NaN
-                if kind == "count":
-                    loss = z.exp() - y * z
-                else:
-                    loss = 0.5 * ((y - self.loc[t]) / self.scale[t] - z).square()
+                # an unseen row must not overflow: 0 * inf is NaN
+                z = torch.where(seen.unsqueeze(1), said.logits[:, self.slices[t]], 0.0)
+                loss = values.nll(kind, z, y, self.loc[t], self.scale[t])
             columns.append(torch.where(seen, loss, 0.0))
         return torch.stack(columns, 1)
 

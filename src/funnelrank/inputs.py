@@ -1,6 +1,6 @@
 """The line between names and maths: what a model is given (Inputs), what it asks for (Needs), and the sizes (Spec).
 
-B rows, T tasks, S scenarios, F fields, D width of a field, W width of flat, L history, V views, H hidden.
+B rows, T tasks, O outputs, S scenarios, F fields, D width of a field, W width of flat, L history, V views, H hidden.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Inputs:
     fields: Tensor | None = None                              # [B, F, D] embedded features of one width
     groups: Mapping[str, Tensor] = field(default_factory=dict)        # role or group -> [B, W_g]
     histories: Mapping[str, History] = field(default_factory=dict)
-    linear: Tensor | None = None                              # [B, F, T] a weight per id and task (first order)
-    crosses: Tensor | None = None                             # [B, C, T] the same of declared crosses
+    linear: Tensor | None = None                              # [B, F, O] a weight per id and output (first order)
+    crosses: Tensor | None = None                             # [B, C, O] the same of declared crosses
     numbers: Tensor | None = None                             # [B, N]
     scenario: Tensor | None = None                            # [B] int64 ids; 0 null, 1 unseen
     raw: Tensor | None = None                                 # [B, W] flat, before a part normalised it
@@ -81,11 +81,17 @@ class Spec:
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)      # role or group -> its columns in flat
     histories: Mapping[str, int] = field(default_factory=dict)   # history -> D
     relations: tuple[Relation, ...] = ()                      # parents stand before children
-    log_odds: tuple[float, ...] = ()                          # per task, where its head's bias starts
+    outputs: tuple[int, ...] = ()                             # per task, how many of the O are its own; () is one
+    log_odds: tuple[float, ...] = ()                          # per output, where its bias starts
     raw: int = 0                                              # width of Inputs.raw, where a part keeps it
     views: int = 1                                            # V, of what the slot before gives
     views_per: Literal["task", "scenario"] = "task"           # what V > 1 views are of
     hidden: int = 0                                           # H, likewise
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Per output, the task that owns it: (0, 1, 2, 2, 2) where the last of three tasks has three."""
+        return tuple(t for t, n in enumerate(self.outputs or (1,) * self.tasks) for _ in range(n))
 
     @property
     def known(self) -> int:

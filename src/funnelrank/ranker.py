@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from funnelrank import values
 from funnelrank.batch import Batch, Layout
 from funnelrank.calibration import Calibration
 from funnelrank.embedding.tables import Embedding
@@ -17,28 +18,28 @@ from funnelrank.models.slots import Slots
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
 
-RARE = 1e-6       # log-odds of a label never or always seen start at +-13.8, not at infinity
+UNKNOWN = {"mean": 0.5, "std": 1.0, "positive": 0.5, "log_mean": 0.0, "log_std": 1.0}      # a label nobody looked at
 
 
 class RankingModel(nn.Module):
     """Batch -> Prediction, for every name of `tasks` in order.
 
-    labels: per task {"mean", "std"} of its observed train labels, given its parent unless the reading is joint; they
-    set where heads start and the scale of regressions.
+    labels: per task what flow.label_statistics says of its observed train labels, given its parent unless the reading
+    is joint; it sets where heads start and the scale of regressions.
     """
 
     def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]]):
         super().__init__()
         self.tasks = tuple(schema.task_names)
         kinds = [t.kind for t in schema.tasks]
-        means = [labels.get(t, {}).get("mean") for t in self.tasks]
-        means = [0.5 if m is None else float(m) for m in means]
-        stds = [float(labels.get(t, {}).get("std") or 1.0) for t in self.tasks]
+        outputs = [t.outputs for t in schema.tasks]
+        known = [UNKNOWN | {k: v for k, v in labels.get(t, {}).items() if v is not None} for t in self.tasks]
         self.funnel = Funnel(schema.parents, schema.reading, kinds,
-                             loc=[m if k == "regression" else 0.0 for m, k in zip(means, kinds)],
-                             scale=[s if k == "regression" else 1.0 for s, k in zip(stds, kinds)])
+                             loc=[y["mean"] if k == "regression" else 0.0 for y, k in zip(known, kinds)],
+                             scale=[y["std"] or 1.0 if k == "regression" else 1.0 for y, k in zip(known, kinds)],
+                             outputs=outputs)
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
-        self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model))
+        self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs)
         self.spec = Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
@@ -47,7 +48,8 @@ class RankingModel(nn.Module):
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
-            log_odds=tuple(starts(kinds, means, schema.parents, schema.reading)))
+            outputs=tuple(outputs),
+            log_odds=tuple(starts(kinds, known, schema.parents, schema.reading)))
         self.slots = Slots(settings.model, self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
@@ -80,17 +82,18 @@ def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation,
     return tuple(sorted(found, key=lambda r: (r.child, r.parent)))
 
 
-def starts(kinds: Sequence[str], means: Sequence[float], parents: Sequence[int | None], reading: str) -> list[float]:
+def starts(kinds: Sequence[str], labels: Sequence[Mapping[str, float]], parents: Sequence[int | None],
+           reading: str) -> list[float]:
     """Where heads' biases start: what gives each step its mean label, which is given its parent unless `reading` is
     joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a))."""
     found, whole = [], []
-    for kind, mean, parent in zip(kinds, means, parents):
-        p = min(max(mean, RARE), 1 - RARE)
+    for kind, label, parent in zip(kinds, labels, parents):
+        p = min(max(label["mean"], values.RARE), 1 - values.RARE)
         before = whole[parent] if parent is not None and reading != "joint" else 1.0
         whole.append(p * before)
         if kind == "binary":
             shift = math.log1p(-before) if reading == "ordinal" and parent is not None else 0.0
-            found.append(math.log(p / (1 - p)) + shift)
+            found.append(values.log_odds(p) + shift)
         else:
-            found.append(math.log(max(mean, RARE)) if kind == "count" else 0.0)
+            found += values.starts(kind, label)
     return found

@@ -23,6 +23,7 @@ from funnelrank.settings import (
     Sequence,
     Settings,
     Share,
+    TaskKind,
 )
 
 PAD, OOV = 0, 1          # in every id space, always
@@ -52,9 +53,14 @@ class TaskColumn(Frozen):
 
     name: str
     label: str
-    kind: Literal["binary", "regression", "count"]
+    kind: TaskKind
     after: str | None
     weight: float
+
+    @property
+    def outputs(self) -> int:
+        """How many of the model's outputs are this task's own."""
+        return 3 if self.kind == "ziln" else 1
 
 
 class TableColumns(Frozen):
@@ -90,6 +96,11 @@ class Schema(Frozen):
         """Per task, the position of the task it comes after."""
         place = {t.name: i for i, t in enumerate(self.tasks)}
         return [place[t.after] if t.after else None for t in self.tasks]
+
+    @property
+    def outputs(self) -> list[tuple[str, int]]:
+        """The model's outputs in order: the task, and which of its own it is."""
+        return [(t.name, k) for t in self.tasks for k in range(t.outputs)]
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
         return {n: f for n, f in self.features.items() if f.kind in kinds}

@@ -296,13 +296,17 @@ AnyFeature = Annotated[
 
 # ---- tasks
 
+TaskKind = Literal["binary", "regression", "count", "ziln"]
+
+
 class Task(Section):
     """One thing to predict."""
 
     label: str | None = None
     """The label's column. Default: the task's name."""
-    kind: Literal["binary", "regression", "count"] = "binary"
-    """binary: 0, 1 or null (not observed). regression: squared error. count: Poisson."""
+    kind: TaskKind = "binary"
+    """binary: 0, 1 or null (not observed). regression: squared error. count: Poisson. ziln: an amount that is mostly 0,
+    such as spend, as a zero-inflated lognormal."""
     after: str | None = None
     """The binary task that must happen first, as `after: click`."""
     weight: float = Field(1.0, ge=0)

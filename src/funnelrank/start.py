@@ -1,7 +1,7 @@
 """Tables that start from an earlier run's (`embedding.init_from`): as FNN's do from a trained FM.
 
 Rows are matched by what they stand for, a value of an id space, not by their number: the two runs may have seen other
-values. Weights per id and task are matched by task as well.
+values. Weights per id and output are matched by task as well.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def start_from(folder: Path, embedding: Embedding, encoder: Encoder) -> int:
     before = RankingModel(config.settings, config.schema, theirs.layout, {})
     before.load_state_dict(load_tensors(path / "model.safetensors",
                                         {k: (tuple(v.shape), v.dtype) for k, v in before.state_dict().items()}))
-    mine, old = encoder.layout.tasks, before.embedding
-    tasks = [t for t in mine if t in theirs.layout.tasks]
+    old = before.embedding
+    mine, known = list(embedding.outputs), list(old.outputs)
+    both = [o for o in mine if o in known]
     widths = {space: table.width for name, table in old.tables.items() if name not in WEIGHTS for space in table.offset}
     copied = 0
     for name, table in embedding.tables.items():
@@ -46,10 +47,9 @@ def start_from(folder: Path, embedding: Embedding, encoder: Encoder) -> int:
             to, source = map(torch.from_numpy, encoder.vocabs[space].shared(theirs.vocabs[space], f"{WHERE}: {folder}"))
             values = old.tables[name].weight[old.tables[name].offset[space] + source]
             if name in WEIGHTS:
-                columns = torch.tensor([mine.index(t) for t in tasks], dtype=torch.int64)
-                same = [theirs.layout.tasks.index(t) for t in tasks]
-                table.weight[start + to.unsqueeze(1), columns] = values[:, same]
-                copied += len(to) * bool(tasks)
+                columns = torch.tensor([mine.index(o) for o in both], dtype=torch.int64)
+                table.weight[start + to.unsqueeze(1), columns] = values[:, [known.index(o) for o in both]]
+                copied += len(to) * bool(both)
             else:
                 table.weight[start + to] = values
                 copied += len(to)

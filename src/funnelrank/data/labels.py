@@ -1,7 +1,7 @@
 """Labels: reading them, and what to do where they and the funnel disagree.
 
 A label is 0, 1 or null for a binary task, a finite number or null for a regression, the same and not below 0
-for a count. Null and NaN mean "not observed": no loss, no metric.
+for a count or a ziln. Null and NaN mean "not observed": no loss, no metric.
 
     contradiction   a task is 1 where the task before it is 0. A task before it that is not observed passes
                     the question on: buy = 1, cart = null, click = 0 is a contradiction of buy and click.
@@ -159,7 +159,7 @@ def _wrong(values: np.ndarray, task: TaskColumn) -> np.ndarray:
     if task.kind == "binary":
         return seen & (values != 0) & (values != 1)
     wrong = seen & (np.abs(values) > np.finfo(np.float32).max)
-    return wrong | (values < 0) if task.kind == "count" else wrong
+    return wrong | (values < 0) if task.kind in ("count", "ziln") else wrong
 
 
 def _said(values: np.ndarray, wrong: np.ndarray, task: TaskColumn) -> str:
@@ -172,7 +172,8 @@ def _said(values: np.ndarray, wrong: np.ndarray, task: TaskColumn) -> str:
 def _wanted(task: TaskColumn) -> str:
     return {"binary": "a binary label is 0, 1 or null",
             "regression": "a regression label is a finite number or null",
-            "count": "a count label is a finite number, 0 or more, or null"}[task.kind]
+            "count": "a count label is a finite number, 0 or more, or null",
+            "ziln": "a ziln label is a finite amount, 0 or more, or null"}[task.kind]
 
 
 def _found(labels: np.ndarray, schema: Schema) -> list[tuple[Contradiction, np.ndarray]]:

@@ -22,7 +22,7 @@ from funnelrank.kernels import library
 from funnelrank.schema import PAD
 from funnelrank.settings import Embedding as Settings
 
-WEIGHTS = ("linear", "crosses")          # tables of a number per id and task
+WEIGHTS = ("linear", "crosses")          # tables of a number per id and output
 ROLE_ORDER = ("user", "item", "scenario", "prior", "context")
 
 
@@ -100,9 +100,11 @@ class Embedding(nn.Module):
     weights (`crosses`), those are nowhere else and have no vectors.
     """
 
-    def __init__(self, layout: Layout, settings: Settings, needs: Needs | None = None):
+    def __init__(self, layout: Layout, settings: Settings, needs: Needs | None = None,
+                 outputs: Sequence[tuple[str, int]] | None = None):
         super().__init__()
         self.layout, self.needs = layout, needs or Needs()
+        self.outputs = tuple(outputs or ((t, 0) for t in layout.tasks))       # O: task, and which of its own
         self.crosses = layout.crosses if self.needs.crosses else ()
         weighed = {layout.space[f] for f in self.crosses}
         embedded = {layout.space[f] for f in (*layout.ids, *layout.lists) if f not in self.crosses}
@@ -113,10 +115,10 @@ class Embedding(nn.Module):
         for space, size in sizes.items():
             widths.setdefault(width_of[space], {})[space] = size
         self.tables = nn.ModuleDict({f"width_{w}": Table(sizes, w, settings.init) for w, sizes in widths.items()})
-        if self.needs.linear:                            # a weight per id and task
-            self.tables["linear"] = Table(sizes, len(layout.tasks), 0.0)
+        if self.needs.linear:
+            self.tables["linear"] = Table(sizes, len(self.outputs), 0.0)
         if self.crosses:
-            self.tables["crosses"] = Table({s: layout.size[s] for s in sorted(weighed)}, len(layout.tasks), 0.0)
+            self.tables["crosses"] = Table({s: layout.size[s] for s in sorted(weighed)}, len(self.outputs), 0.0)
         ids = [f for f in layout.ids if f not in self.crosses]
         self.width_of = {f: width_of[layout.space[f]] for f in (*ids, *layout.lists)}
         self.histories = {f: self.width_of[f] for f in layout.lists

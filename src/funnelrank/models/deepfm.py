@@ -26,16 +26,16 @@ from funnelrank.nn.linear import MLP, Activation, Linear
 
 
 class FirstOrder(nn.Module):
-    """z_t = sum_i w_ti + sum_k a_tk n_k: a weight per id and task, from a table of its own. -> [B, T]."""
+    """z_o = sum_i w_oi + sum_k a_ok n_k: a weight per id and output, from a table of its own. -> [B, O]."""
 
     needs = Needs(linear=True, numbers=True)
 
     def __init__(self, spec: Spec):
         super().__init__()
-        self.numbers = Linear(spec.numbers, spec.tasks, bias=False) if spec.numbers else None
+        self.numbers = Linear(spec.numbers, len(spec.owners), bias=False) if spec.numbers else None
 
     def forward(self, x: Inputs) -> Tensor:
-        z = x.linear.sum(1)                                             # [B, F, T] -> [B, T]
+        z = x.linear.sum(1)                                             # [B, F, O] -> [B, O]
         return z + self.numbers(x.numbers) if self.numbers is not None else z
 
 

@@ -6,7 +6,8 @@
 
 w and v start from a trained FM (`embedding.init_from`) and are learnt on. FM's w_0, one number, is part of b_1. The
 paper's alternative start, restricted Boltzmann machines, is not here. With T tasks FM has T weights an id and one
-vector: a network of one task reads that task's weights, one of all tasks reads them all.
+vector: a network of one task reads that task's weights (of several outputs, those of the first), one of all tasks
+reads them all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from funnelrank.nn.linear import MLP, Activation
 
 
 class FactorisationSupported(nn.Module):
-    """flat [B, W], linear [B, F, T] -> [B, V, H]; V = T with per="task"; H = hidden[-1]."""
+    """flat [B, W], linear [B, F, O] -> [B, V, H]; V = T with per="task"; H = hidden[-1]."""
 
     needs = Needs(linear=True)
 
@@ -31,12 +32,17 @@ class FactorisationSupported(nn.Module):
                  per: Literal["all", "task"] = "all"):
         super().__init__()
         self.per, self.views = per, spec.tasks if per == "task" else 1
-        weights = spec.embedded * (1 if per == "task" else spec.tasks)
+        weights = spec.embedded * (1 if per == "task" else len(spec.owners))
+        first = torch.tensor([spec.owners.index(t) for t in range(spec.tasks)])
+        self.register_buffer("first", first if len(spec.owners) != spec.tasks else None, persistent=False)
         self.mlp = MLP(spec.flat + weights, hidden, activation=activation, dropout=dropout, norm=norm,
                        stack=self.views)
         self.hidden = self.mlp.out
 
     def forward(self, x: Inputs) -> Tensor:
-        w = x.linear.transpose(1, 2) if self.per == "task" else x.linear.flatten(1).unsqueeze(1)
+        if self.per == "task":
+            w = (x.linear if self.first is None else x.linear.index_select(2, self.first)).transpose(1, 2)
+        else:
+            w = x.linear.flatten(1).unsqueeze(1)
         v = x.flat.unsqueeze(1).expand(-1, self.views, -1)
         return self.mlp(torch.cat([v, w], 2))                           # [B, V, H]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Needs, Spec
-from funnelrank.models.mlp import Rate, Widths, start_at_log_odds
+from funnelrank.models.mlp import Rate, Widths, owner_of_outputs, start_at_log_odds, view_of_outputs
 from funnelrank.models.star import refuse_without_scenarios
 from funnelrank.nn.linear import MLP, Activation, Linear
 from funnelrank.nn.own import own, owner
@@ -45,10 +45,11 @@ class ScenarioTowers(nn.Module):
         self.per_scenario = spec.views_per == "scenario"
         n = spec.tasks * self.places
         self.towers = MLP(spec.hidden, hidden, activation=activation, dropout=dropout, stack=n)
-        self.heads = Linear(self.towers.out, 1, stack=n)
+        self.heads = Linear(self.towers.out, 1, stack=len(spec.owners) * self.places)
+        self.register_buffer("owner", owner_of_outputs(spec), persistent=False)
         self.weights = Linear(spec.flat, self.places, stack=None if share else self.places)
         with torch.no_grad():
-            first = torch.empty(spec.tasks, 1)
+            first = torch.empty(len(spec.owners), 1)
             start_at_log_odds(first, spec)
             self.heads.bias.copy_(first.repeat_interleave(self.places, 0))
 
@@ -60,10 +61,11 @@ class ScenarioTowers(nn.Module):
             each = h.repeat(1, T, 1)                                            # [B, T * P, H]
         else:
             each = h.repeat_interleave(n, 1)
-        score = self.heads(self.towers(each)).squeeze(2).unflatten(1, (T, n))   # [B, T, P]
+        towers = view_of_outputs(self.towers(each).unflatten(1, (T, n)), self.owner)     # [B, O, P, H]
+        score = self.heads(towers.flatten(1, 2)).squeeze(2).unflatten(1, (-1, n))        # [B, O, P]
         column = torch.arange(n, device=h.device)
         score = torch.where((column == place).unsqueeze(1), score, score.detach())
         heard = self.weights(x.flat)
         heard = heard if self.share else own(heard, place.squeeze(1))           # [B, P]
         heard = heard.masked_fill((column == 0) & (place > 0), float("-inf"))
-        return (heard.softmax(1).unsqueeze(1) * score).sum(2)                   # [B, T]
+        return (heard.softmax(1).unsqueeze(1) * score).sum(2)                   # [B, O]

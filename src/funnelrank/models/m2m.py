@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs, Spec
-from funnelrank.models.mlp import Rate, Widths, start_at_log_odds
+from funnelrank.models.mlp import Heads, Rate, Widths
 from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
 
 VIEW = "scenario_view"
@@ -195,15 +195,14 @@ class MetaTowers(nn.Module):
         self.layers = nn.ModuleList(MetaUnit(view, spec.hidden, spec.tasks, depth=depth, rank=rank,
                                              activation=activation) for _ in range(layers))
         self.activation = ACTIVATIONS[activation]()
-        self.head = Linear(spec.hidden, 1, stack=spec.tasks)
-        start_at_log_odds(self.head.bias, spec)
+        self.head = Heads(spec.hidden, spec)
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
         view = view_of(x, self.groups)
         h = h.expand(-1, self.tasks, -1).unsqueeze(2)                           # [B, T, 1, H]
         for meta in self.layers:
             h = self.activation(meta(h, view) + h)
-        return self.head(h.squeeze(2)).squeeze(2)                               # [B, T]
+        return self.head(h.squeeze(2))                                          # [B, O]
 
 
 def view_of(x: Inputs, groups: Sequence[str]) -> Tensor:

@@ -38,29 +38,40 @@ class MLPBody(nn.Module):
         return h if h.dim() == 3 else h.unsqueeze(1)                    # [B, V, H]
 
 
-class LinearHeads(nn.Module):
-    """z_t = <w_t, h_t> + b_t, with b_t starting at the log-odds of the task's label.
+class Heads(Linear):
+    """z_o = <w_o, h_t> + b_o for each output o of each task t; b_o starts where the task's label says.
 
-    h [B, T, H], or [B, 1, H] for one view that all tasks share -> logits [B, T].
+    h [B, T, H], or [B, 1, H] for one view that all tasks share -> [B, O]. Where every task has one output, O = T.
     """
+
+    def __init__(self, width: int, spec: Spec):
+        super().__init__(width, 1, stack=len(spec.owners))
+        self.register_buffer("owner", owner_of_outputs(spec), persistent=False)
+        start_at_log_odds(self.bias, spec)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if h.dim() == 3 and h.shape[1] == 1:
+            h = h.squeeze(1)
+        return super().forward(view_of_outputs(h, self.owner)).squeeze(2)
+
+
+class LinearHeads(nn.Module):
+    """z_o = <w_o, h_t> + b_o: h [B, T, H] or [B, 1, H] -> [B, O]."""
 
     needs = Needs()
 
     def __init__(self, spec: Spec):
         super().__init__()
-        self.linear = Linear(spec.hidden, 1, stack=spec.tasks)
-        start_at_log_odds(self.linear.bias, spec)
+        self.linear = Heads(spec.hidden, spec)
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
-        if h.shape[1] == 1:
-            h = h.squeeze(1)
-        return self.linear(h).squeeze(2)                                # [B, T]
+        return self.linear(h)                                           # [B, O]
 
 
 class Towers(nn.Module):
-    """An MLP of its own for each task, then a linear head: z_t = <w_t, MLP_t(h_t)> + b_t.
+    """An MLP of its own for each task, then a linear head for each output: z_o = <w_o, MLP_t(h_t)> + b_o.
 
-    h [B, T, H] or [B, 1, H] -> logits [B, T].
+    h [B, T, H] or [B, 1, H] -> [B, O].
     """
 
     needs = Needs()
@@ -69,16 +80,25 @@ class Towers(nn.Module):
                  norm: Literal["batch", "layer"] | None = None):
         super().__init__()
         self.mlp = MLP(spec.hidden, hidden, activation=activation, dropout=dropout, norm=norm, stack=spec.tasks)
-        self.linear = Linear(self.mlp.out, 1, stack=spec.tasks)
-        start_at_log_odds(self.linear.bias, spec)
+        self.linear = Heads(self.mlp.out, spec)
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
         if h.shape[1] == 1:
             h = h.squeeze(1)
-        return self.linear(self.mlp(h)).squeeze(2)                      # [B, T]
+        return self.linear(self.mlp(h))                                 # [B, O]
 
 
 def start_at_log_odds(bias: Tensor, spec: Spec) -> None:
-    """Set a head's bias [T, 1] to each task's log-odds, so that the first step does not spend itself on the mean."""
+    """Set biases [O, 1] to each task's log-odds, so that the first step does not spend itself on the mean."""
     with torch.no_grad():
-        bias.copy_(torch.tensor(spec.log_odds or (0.0,) * spec.tasks).view_as(bias))
+        bias.copy_(torch.tensor(spec.log_odds or (0.0,) * len(spec.owners)).view_as(bias))
+
+
+def owner_of_outputs(spec: Spec) -> Tensor | None:
+    """The task of each output, [O] int64; None where every task has one."""
+    return torch.tensor(spec.owners) if len(spec.owners) != spec.tasks else None
+
+
+def view_of_outputs(h: Tensor, owner: Tensor | None) -> Tensor:
+    """What each output reads of its task's view: [B, T, ...] -> [B, O, ...]; one view of all, [B, H], stays it."""
+    return h if owner is None or h.dim() == 2 else h.index_select(1, owner)

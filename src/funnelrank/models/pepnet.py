@@ -20,7 +20,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Needs, Spec, with_flat
-from funnelrank.models.mlp import Rate, Widths, start_at_log_odds
+from funnelrank.models.mlp import Heads, Rate, Widths
 from funnelrank.nn.linear import ACTIVATIONS, Activation, Linear
 
 
@@ -79,7 +79,7 @@ class Flat(nn.Module):
 
 
 class ParameterGates(nn.Module):
-    """PPNet: towers whose layers are gated by priors; h [B, T, H] or [B, 1, H] -> logits [B, T].
+    """PPNet: towers whose layers are gated by priors; h [B, T, H] or [B, 1, H] -> [B, O].
 
     groups      roles or groups of the priors: who is this, and what is this about
     hidden      widths of a tower's layers
@@ -102,9 +102,8 @@ class ParameterGates(nn.Module):
         self.gates = nn.ModuleList(GateNU(prior, gate, w, gamma=gamma, stack=T if per == "task" else None)
                                    for w in (widths if position == "input" else hidden))
         self.layers = nn.ModuleList(Linear(a, b, stack=T) for a, b in zip(widths, hidden))
-        self.head = Linear(widths[-1], 1, stack=T)
+        self.head = Heads(widths[-1], spec)
         self.activation, self.dropout = ACTIVATIONS[activation](), nn.Dropout(dropout)
-        start_at_log_odds(self.head.bias, spec)
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
         prior = torch.cat([*(x.groups[g] for g in self.groups), x.flat.detach()], 1)
@@ -116,4 +115,4 @@ class ParameterGates(nn.Module):
             h = h.squeeze(1)                                                    # one input for all towers
         for layer, delta in zip(self.layers, deltas):
             h = self.dropout(delta * self.activation(layer(h)))                 # [B, T, H_l]
-        return self.head(h).squeeze(2)                                          # [B, T]
+        return self.head(h)                                                     # [B, O]

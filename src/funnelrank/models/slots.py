@@ -3,7 +3,7 @@
     x = prepare(x)                            Inputs -> Inputs, a chain
     h = represent(x)                          Inputs -> [B, V, H]
     h = transfer(h)                           [B, V, H] -> [B, T, H']
-    z = predict(h, x) + sum_k side_k(x)       -> logits [B, T]
+    z = predict(h, x) + sum_k side_k(x)       -> [B, O], of which each task owns a slice; O = T of binary tasks
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build_part(slot: str, said: Mapping[str, Any], spec: Spec) -> nn.Module:
 
 
 class Slots(nn.Module):
-    """The five slots in a row: Inputs -> logits [B, T].
+    """The five slots in a row: Inputs -> logits [B, O].
 
     `model` is the config's section with every slot filled in, as `config.load` gives it: each part {name: ..., keys}.
     """
@@ -59,7 +59,7 @@ class Slots(nn.Module):
                                   "one that all share")
             self.predict = build_part("predict", model["predict"], spec)
         elif self.side:                                          # a sum of logits needs w_0
-            self.bias = nn.Parameter(torch.tensor(spec.log_odds or (0.0,) * spec.tasks))
+            self.bias = nn.Parameter(torch.tensor(spec.log_odds or (0.0,) * len(spec.owners)))
         self.tasks = spec.tasks
 
     @staticmethod

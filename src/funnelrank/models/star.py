@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec, with_flat
-from funnelrank.models.mlp import Rate, Widths, start_at_log_odds
+from funnelrank.models.mlp import Rate, Widths, owner_of_outputs, start_at_log_odds, view_of_outputs
 from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
 from funnelrank.nn.own import own_linear, owner
 
@@ -150,27 +150,30 @@ class StarMLP(nn.Module):
 
 
 class StarHeads(nn.Module):
-    """s_t = <w_tp o w_t, h_t> + b_tp + b_t: h [B, T, H] or [B, 1, H] -> [B, T]. The last star layer, for each task."""
+    """s_o = <w_op o w_o, h_t> + b_op + b_o: h [B, T, H] or [B, 1, H] -> [B, O]. The last star layer."""
 
     needs = Needs(scenario=True)
 
     def __init__(self, spec: Spec):
         super().__init__()
         refuse_without_scenarios(spec, "predict")
-        self.linear = Linear(spec.hidden, 1, stack=spec.tasks)
-        self.own = nn.Parameter(torch.ones(spec.known, spec.tasks, spec.hidden))
-        self.own_bias = nn.Parameter(torch.zeros(spec.known, spec.tasks))
+        O = len(spec.owners)
+        self.linear = Linear(spec.hidden, 1, stack=O)
+        self.own = nn.Parameter(torch.ones(spec.known, O, spec.hidden))
+        self.own_bias = nn.Parameter(torch.zeros(spec.known, O))
+        self.register_buffer("owner", owner_of_outputs(spec), persistent=False)
         start_at_log_odds(self.linear.bias, spec)
 
     def forward(self, h: Tensor, x: Inputs) -> Tensor:
         place = owner(x.scenario)
         w, b = self.linear.weight.squeeze(1).unsqueeze(0), self.linear.bias.squeeze(1).unsqueeze(0)
-        weight, bias = torch.cat([w, w * self.own]), torch.cat([b, b + self.own_bias])          # [S - 1, T, H]
+        weight, bias = torch.cat([w, w * self.own]), torch.cat([b, b + self.own_bias])          # [S - 1, O, H]
+        h = h if h.shape[1] == 1 else view_of_outputs(h, self.owner)
         return (weight.index_select(0, place) * h).sum(2) + bias.index_select(0, place)
 
 
 class AuxiliaryNetwork(nn.Module):
-    """s_a = MLP([vector of the scenario, x]) -> [B, T]: what the scenario says by itself, past the main network.
+    """s_a = MLP([vector of the scenario, x]) -> [B, O]: what the scenario says by itself, past the main network.
 
     x is the input before normalisation. Scenarios without a name share one vector.
 
@@ -187,7 +190,7 @@ class AuxiliaryNetwork(nn.Module):
         self.scenarios = nn.Embedding(spec.known + 1, width)
         nn.init.normal_(self.scenarios.weight, std=0.01)
         self.mlp = MLP(width + (spec.raw or spec.flat), hidden, activation=activation)
-        self.head = Linear(self.mlp.out, spec.tasks)
+        self.head = Linear(self.mlp.out, len(spec.owners))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Inputs) -> Tensor:

@@ -19,7 +19,7 @@ from funnelrank.inputs import Inputs, Needs, Spec
 
 
 class Wide(nn.Module):
-    """z_t = sum_c w_tc: a weight per value of each declared cross, and task. crosses [B, C, T] -> [B, T]."""
+    """z_o = sum_c w_oc: a weight per value of each declared cross, and output. crosses [B, C, O] -> [B, O]."""
 
     needs = Needs(crosses=True)
 

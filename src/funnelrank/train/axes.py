@@ -97,17 +97,20 @@ def labels(model: RankingModel) -> dict[str, Labels]:
     found |= {f"history {h}": tuple((h, j) for j in range(w)) for h, w in e.histories.items()}
     found |= {f"group {g}": tuple(flat[c] for c in columns.tolist()) for g, columns in e.groups.items()}
     return found | {"fields": tuple(p.name for p in e.embedded), "numbers": tuple(e.layout.numbers),
-                    "tasks": tuple(model.tasks), "histories": tuple(e.histories),
-                    "scenarios": (0, 1, *e.layout.scenarios)}
+                    "tasks": tuple(model.tasks), "outputs": tuple(t for t, _ in e.outputs),
+                    "histories": tuple(e.histories), "scenarios": (0, 1, *e.layout.scenarios)}
 
 
 def _larger(spec: Spec, k: int) -> dict[str, Spec]:
     """Quantity -> a Spec with k more of it. Fields and columns of groups that are more stand where others do."""
     T = spec.tasks
+    outputs = spec.outputs and (*spec.outputs, *(1,) * k)
     chain = (*spec.relations, *(Relation(t - 1, t) for t in range(T, T + k))) if spec.relations else ()
     larger = {"flat": replace(spec, flat=spec.flat + k), "numbers": replace(spec, numbers=spec.numbers + k),
-              "tasks": replace(spec, tasks=T + k, relations=chain),
+              "tasks": replace(spec, tasks=T + k, outputs=outputs, relations=chain),
               "scenarios": replace(spec, scenarios=spec.scenarios + k)}
+    if len(spec.owners) != T:
+        larger["outputs"] = replace(spec, outputs=(*spec.outputs[:-1], spec.outputs[-1] + k))
     if spec.embedded:
         larger["fields"] = replace(spec, fields=spec.fields and (spec.fields[0] + k, spec.fields[1]),
                                    starts=(*spec.starts, *spec.starts[:1] * k), embedded=spec.embedded + k)
@@ -176,20 +179,23 @@ def _renamed(key: str, keyed: Mapping[str, Labels], model: RankingModel) -> tupl
 def _axis(grows: list[tuple[str, float]], size: int, of: Mapping[str, Labels]) -> Axis:
     """The axis that grows by so many places with each of these quantities, in their order."""
     grows = [(q, round(c) if c == round(c) else c) for q, c in grows if q != "histories"]
+    if "outputs" in dict(grows):                             # a task more is an output more, and no more than that
+        grows = [(q, c) for q, c in grows if q != "tasks"]
     if not grows:
         return Axis(None, size)
     plain: list[tuple[str, Label]] = []
     if len(grows) == 1:
         (q, c), = grows
         plain = [(q, label) for label in _counted(q, of[q], size / c) for _ in range(int(c))]
-    elif {q for q, _ in grows} == {"tasks", "scenarios"}:
-        by = dict(grows)
-        each = by["scenarios"] / len(of["tasks"])                 # of each task in each scenario
-        named = _counted("scenarios", of["scenarios"], by["tasks"] / each)
-        plain = [("tasks", (t, s)) for t in of["tasks"] for s in named for _ in range(int(each))]
-        plain = plain if each * len(named) == by["tasks"] else []
+    elif {q for q, _ in grows} in ({"tasks", "scenarios"}, {"outputs", "scenarios"}):
+        by, q = dict(grows), next(q for q, _ in grows if q != "scenarios")
+        each = by["scenarios"] / len(of[q])                       # of each task, or output, in each scenario
+        named = _counted("scenarios", of["scenarios"], by[q] / each)
+        plain = [(q, (t, s)) for t in of[q] for s in named for _ in range(int(each))]
+        plain = plain if each * len(named) == by[q] else []
     elif all(c == 1 and q.startswith(("flat", "group ", "history ")) for q, c in grows):
         plain = [(q, label) for q, _ in grows for label in of[q]]
+    plain = [("tasks" if q == "outputs" else q, label) for q, label in plain]
     if len(plain) == size:
         seen: dict[Label, int] = {}
         numbered = []

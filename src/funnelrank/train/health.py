@@ -166,8 +166,8 @@ class Watch:
                            "a lower learning rate, or another activation, would help")
         if span:
             width = torch.stack([s[1] for s in span]).amax(0) - torch.stack([s[0] for s in span]).amin(0)
-            for task, w in zip(self.model.tasks, width.tolist()):
-                if w < FLAT:
+            for task, own in zip(self.model.tasks, self.model.funnel.slices):
+                if width[own].max() < FLAT:
                     self._warn(step, f"output of {task}", f"task '{task}' is told the same for every row; its features "
                                "or labels say nothing, or its weights are gone")
         self.tables(step)

@@ -140,7 +140,7 @@ def _names(label: Label) -> set[str]:
 
 
 class RowMove:
-    """Rows of a new table from those of the old one; a table of first-order weights has a column a task besides."""
+    """Rows of a new table from those of the old one; a table of first-order weights has a column an output besides."""
 
     def __init__(self, source: Tensor, columns: tuple[Tensor, Tensor] | None):
         self.source, self.columns = source, columns           # [rows] int64, -1: new
@@ -175,7 +175,7 @@ def row_move(name: str, table: Table, old: Model, new: Model, rows: Mapping[str,
         return None
     columns = None
     if name in WEIGHTS:
-        at = {t: i for i, t in enumerate(old.model.tasks)}
-        both = [(i, at[t]) for i, t in enumerate(new.model.tasks) if t in at and t not in new.anew]
+        at = {o: i for i, o in enumerate(old.model.embedding.outputs)}
+        both = [(i, at[o]) for i, o in enumerate(new.model.embedding.outputs) if o in at and o[0] not in new.anew]
         columns = torch.tensor(both, dtype=torch.int64).view(-1, 2).unbind(1)
     return RowMove(torch.from_numpy(source), columns)
