@@ -126,7 +126,8 @@ def test_no_meaning_is_left_over():
 def test_feature_examples_hold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert reference.EXAMPLES.keys() == FEATURE_KINDS.keys()
-    text = ("data: {tables: {items: {path: i, key: item_id}}}\ntasks: {y: {}}\nmodel: shared_bottom\n"
+    text = ("data: {tables: {items: {path: i, key: item_id}}, events: {log: {path: l}}, user: u, time: t}\n"
+            "tasks: {y: {}, click: {}}\nmodel: shared_bottom\n"
             "features:\n")
     extra = "tab: id\ndevice: id\nbought: {kind: sequence, space: item_id}\n"
     lines = (extra + "\n".join(reference.EXAMPLES.values())).splitlines()

@@ -25,6 +25,7 @@ from funnelrank.continued import Before, open_before
 from funnelrank.data.ahead import each
 from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
+from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.loader import pack
 from funnelrank.data.sift import sift
@@ -229,8 +230,9 @@ class Ranker:
         return ranker
 
     def fit(self, train: Any = None, valid: Any = None, test: Any = None, report: Report = silent,
-            fresh: bool = False, continue_from: str | Path | None = None, anew: Collection[str] = ()) -> Ranker:
-        """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables.
+            fresh: bool = False, continue_from: str | Path | None = None, anew: Collection[str] = (),
+            events: Mapping[str, Any] | None = None) -> Ranker:
+        """Train on the config's rows, or on those given: paths, or pyarrow, pandas or polars tables; `events` by name.
 
         A run that is in the folder already is gone on with, or taken as it is, as `train` says; unless `fresh`.
         `continue_from` and `anew` as there.
@@ -238,25 +240,28 @@ class Ranker:
         given = {k: v for k, v in (("train", train), ("valid", valid), ("test", test)) if v is not None}
         if train is not None:                       # rows given by hand do not mix with the config's files
             given = {"train": None, "valid": None, "test": None} | given
-        run = _run(self.config, report=report, fresh=fresh, continue_from=continue_from, anew=anew, **given)
+        run = _run(self.config, report=report, fresh=fresh, continue_from=continue_from, anew=anew, events=events,
+                   **given)
         self.encoder, self.model = run.ranker.encoder, run.ranker.model
         self.about, self.rows, self.continued = run.ranker.about, run.rows, run.ranker.continued
         return self
 
-    def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent,
-                 by: Sequence[str] = ()) -> list[dict[str, Any]]:
+    def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent, by: Sequence[str] = (),
+                 events: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Metrics of labelled rows (default: the config's split), as rows of metrics.json.
 
-        `by`: columns of the rows; adds the field-wise calibration error of each, see evaluate/fields.py.
+        `by`: columns of the rows; adds the field-wise calibration error of each, see evaluate/fields.py. `events`:
+        event logs by name, instead of the config's.
         """
         source = self._source(rows, split, self.config.settings.data.on_error)
         self._fitted().require(source, labels=True)
         if self.config.settings.data.on_error == "skip":
-            source = sift(source, self.config.schema, self.encoder.tables,
+            source = sift(source, self.config.schema.of_files(), self.encoder.tables,
                           families={name: vocab.family for name, vocab in self.encoder.vocabs.items()})
             if found := source.skipped:
                 report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
         source.require(by, dict.fromkeys(by, "by"))
+        source = self._with_histories(source, events)
         load = lambda s: self._batches(s, labels=True, report=report)
         scores = score(self.model, self.config.schema, load(source), split)
         held = score(self.model, self.config.schema, load(freeze(source, self.config.schema)),
@@ -266,12 +271,16 @@ class Ranker:
                         frozen=held, truth=true_probabilities(self.config, source))
         return found + [r for c in by for r in field_rows(split, scores, c, *values_of(source, c))]
 
-    def predict(self, rows: Any, keep: list[str] | tuple[str, ...] = ()) -> pa.Table:
-        """A table with a column per task, `child|parent` for steps given the one before, and the columns of `keep`."""
-        return pa.concat_tables(self.predict_parts(rows, keep))
+    def predict(self, rows: Any, keep: list[str] | tuple[str, ...] = (),
+                events: Mapping[str, Any] | None = None) -> pa.Table:
+        """A table with a column per task, `child|parent` for steps given the one before, and the columns of `keep`.
+
+        `events`: event logs by name, as paths or tables, that histories are made from; default: the config's paths.
+        """
+        return pa.concat_tables(self.predict_parts(rows, keep, events=events))
 
     def predict_parts(self, rows: Any, keep: list[str] | tuple[str, ...] = (),
-                      report: Report = silent) -> Iterator[pa.Table]:
+                      report: Report = silent, events: Mapping[str, Any] | None = None) -> Iterator[pa.Table]:
         """`predict`, a bounded part of the rows at a time, in their order."""
         source = self._source(rows, "test")
         self._fitted().require(source, labels=False)
@@ -280,7 +289,7 @@ class Ranker:
                             f"{listing(source.columns.names)}")
         if clash := set(keep) & set(self.outputs()):
             raise ConfigError(f"keep: {listing(sorted(clash))} is also the name of a prediction; leave it out")
-        done = 0
+        done, source = 0, self._with_histories(source, events)
         scenario = self.config.schema.scenario
         columns = list(dict.fromkeys([*self._columns(labels=False), *keep,
                                       *([scenario] if scenario in source.columns.names else [])]))
@@ -357,7 +366,9 @@ class Ranker:
 
     def require(self, source: Source, labels: bool) -> None:
         """Raise DataError unless the rows have every column that scoring (and labels, for metrics) needs."""
-        source.require(self._columns(labels), who_reads(self.config.schema))
+        made, who = self.config.schema.made, self.config.schema
+        columns = [c for c in self._columns(labels) if c not in made] + ([who.user, who.time] if made else [])
+        source.require(list(dict.fromkeys(columns)), who_reads(self.config.schema))
 
     def _columns(self, labels: bool) -> list[str]:
         schema = self.config.schema
@@ -365,8 +376,7 @@ class Ranker:
         if labels:
             return columns
         # who a row belongs to is for metrics; to score it, only a feature needs to know
-        needed = {c for f in schema.features.values() for c in (f.column, f.by, getattr(f, "since", None),
-                                                                getattr(f, "until", None)) if c}
+        needed = {c for name in schema.features for c in schema.columns_of(name)}
         return [c for c in columns if c in needed]
 
     def _fitted(self) -> Ranker:
@@ -383,6 +393,11 @@ class Ranker:
         if getattr(data, split) is None:
             raise ConfigError(f"data.{split}: the config names no rows for this split; name them")
         return open_source(getattr(data, split), data, split)
+
+    def _with_histories(self, source: Source, events: Mapping[str, Any] | None) -> Any:
+        schema, data = self.config.schema, self.config.settings.data
+        given = by_hand(data) if events else data
+        return with_histories(source, schema, open_events(schema, given, events))
 
     def _packed(self, encoded: Any) -> Iterator[Batch]:
         size = self.config.settings.evaluate.batch_size
@@ -416,23 +431,27 @@ def artefact_folder(folder: Path) -> Path:
 
 
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,
-             by: Sequence[str] = (), report: Report = silent) -> list[dict[str, Any]]:
-    """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given. `by` as in Ranker."""
-    found = Ranker.load(artefact).evaluate(rows, split, report, by)
+             by: Sequence[str] = (), report: Report = silent,
+             events: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given. `by` and `events` as in
+    Ranker."""
+    found = Ranker.load(artefact).evaluate(rows, split, report, by, events)
     if out is not None:
         write_text(Path(out), table.to_json(found))
     return found
 
 
 def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str] | tuple[str, ...] = (),
-            report: Report = silent) -> int:
-    """Score rows into a parquet file, part by part; the file appears when it is complete. Returns the rows written."""
+            report: Report = silent, events: Mapping[str, Any] | None = None) -> int:
+    """Score rows into a parquet file, part by part; the file appears when it is complete. Returns the rows written.
+
+    `events`: event logs by name, as in Ranker.predict."""
     ranker = Ranker.load(artefact)
     source = ranker._source(rows, "test")
     if os.path.realpath(out) in source.paths:
         raise ConfigError(f"out: {out} holds rows to score, which would be lost; choose another file")
     with ParquetWriter(Path(out)) as writer:
-        for part in ranker.predict_parts(source, keep, report):
+        for part in ranker.predict_parts(source, keep, report, events):
             writer.write(part)
     return writer.rows
 

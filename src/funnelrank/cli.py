@@ -207,7 +207,7 @@ def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path
 
 @app.command
 def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
-             by: Words = None, out: Path | None = None) -> None:
+             by: Words = None, events: Words = None, out: Path | None = None) -> None:
     """Measure a trained model on labelled rows.
 
     Prints ranking and calibration of each task, over all rows and in each scenario. For example:
@@ -226,12 +226,15 @@ def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
         Which of the config's splits to read: test, valid or train. With --rows: what to call the rows.
     by
         Columns of the rows, separated by commas: is the model calibrated within each of their values?
+    events
+        NAME=PATH, an event log of the config read from another place; once for each.
     out
         Also write the metrics here, in the form of metrics.json.
     """
     from funnelrank import api
     with Console() as console:
-        found = api.evaluate(artefact, _given(rows), split=split, out=out, by=_split(by), report=console.watch)
+        found = api.evaluate(artefact, _given(rows), split=split, out=out, by=_split(by), report=console.watch,
+                             events=_events(events))
     show_metrics([row for row in found if "values" not in row], split)
     if by:
         from funnelrank.evaluate.fields import show_fields
@@ -290,7 +293,7 @@ def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
 
 
 @app.command
-def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None) -> None:
+def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None, events: Words = None) -> None:
     """Score rows into a parquet file.
 
     It has a column per task, and 'buy|click' for a step given the one before it. For example:
@@ -307,10 +310,13 @@ def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None
         The parquet file to write. It appears when it is complete.
     keep
         Columns of the rows to copy beside the scores, separated by commas.
+    events
+        NAME=PATH, the event log that histories are made from, read from another place than the config says.
     """
     from funnelrank import api
     with Console() as console:
-        written = api.predict(artefact, _given(rows), out, keep=_split(keep), report=console.watch)
+        written = api.predict(artefact, _given(rows), out, keep=_split(keep), report=console.watch,
+                              events=_events(events))
     say(f"{out}: {written:,} rows")
 
 
@@ -410,6 +416,17 @@ def _given(rows: Sequence[str] | None) -> str | list[str] | None:
     if not rows:
         return None
     return [r if URL.match(r) else str(Path.cwd() / Path(r).expanduser()) for r in rows]
+
+
+def _events(words: Sequence[str] | None) -> dict[str, list[str]]:
+    """['log=a.parquet', 'log=b.parquet'] -> {'log': both}."""
+    found: dict[str, list[str]] = {}
+    for word in words or ():
+        name, said, path = word.partition("=")
+        if not (name and said and path):
+            raise ConfigError(f"--events: found '{word}'; must be NAME=PATH, as in log=data/events.parquet")
+        found.setdefault(name, []).extend(_given([path]))
+    return found
 
 
 def _version() -> str:

@@ -91,6 +91,8 @@ def _reads(feature: Any) -> str:
         return " x ".join(feature.of)
     if feature.kind == "length":
         return feature.of
+    if feature.kind == "rate":
+        return f"{feature.of} {f'by {feature.task}' if feature.task else f'in {feature.among} and {feature.within}'}"
     if feature.kind in ("share", "match"):
         last = getattr(feature, "last", None)
         return f"{feature.of} in {feature.within}" + (f", last {last}" if last else "")

@@ -26,6 +26,7 @@ from funnelrank.config import Config
 from funnelrank.data.ahead import each
 from funnelrank.data.cache import EncodedSplit, open_encoded
 from funnelrank.data.encode import Encoder, Old
+from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.frozen import frozen_columns
 from funnelrank.data.loader import Loader
@@ -71,10 +72,11 @@ class Data:
                 **{f"tables.{name}": table.files for name, table in self.tables.items()}}
 
 
-def open_data(config: Config, report: Report = silent, **given: Any) -> Data:
-    """Find the files of every split, check that the columns are there, and load the dimension tables.
+def open_data(config: Config, report: Report = silent, events: Mapping[str, Any] | None = None, **given: Any) -> Data:
+    """Find the files of every split, check that the columns are there, and load dimension tables and event logs.
 
-    `train=`, `valid=`, `test=` replace the config's paths; each may be a path or a pyarrow, pandas or polars table.
+    `train=`, `valid=`, `test=` replace the config's paths, `events={name: ...}` those of event logs; each may be a path
+    or a pyarrow, pandas or polars table.
     Under data.on_error: skip, reads every split once, to leave out what cannot be used.
     """
     data, schema = config.settings.data, config.schema
@@ -83,18 +85,19 @@ def open_data(config: Config, report: Report = silent, **given: Any) -> Data:
         rows = given.get(split, getattr(data, split))
         if rows is not None:
             sources[split] = open_source(rows, by_hand(data) if split in given else data, split)
-            sources[split].require(schema.log_columns(), who_reads(schema))
+            sources[split].require(schema.of_files().log_columns(), who_reads(schema))
     if not sources:
         raise ConfigError("data.train: no rows; name a file, a folder, a glob or a URL")
     tables = open_tables(schema, data)
     if data.on_error == "skip":
         for split, source in sources.items():
-            sources[split] = sift(source, schema, tables, sources.get("train"),
+            sources[split] = sift(source, schema.of_files(), tables, sources.get("train"),
                                   threads=threads_of(config.settings.train),
                                   progress=progress(report, f"sift {split}", source))
             if found := source.skipped:
                 report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
-    return Data(sources, tables)
+    logs = open_events(schema, data, events)
+    return Data({split: with_histories(source, schema, logs) for split, source in sources.items()}, tables)
 
 
 def by_hand(data: DataSettings) -> DataSettings:

@@ -65,11 +65,16 @@ EXAMPLES = {
            "topics: {kind: bag, separator: \"|\", weight_separator: \":\"}    # 'sport:0.5|news:2'",
     "sequence": "viewed: {kind: sequence, column: viewed_item_ids, space: item_id, max_len: 30}\n"
                 "viewed_brand: {kind: sequence, column: items.brand, by: viewed_item_ids, space: brand}",
+    "history": "read: {kind: history, of: log, item: item_id}\n"
+               "paid: {kind: history, of: log, item: item_id, where: {event: [buy, subscribe]}, max_len: 20}",
     "cross": "tab_x_device: {kind: cross, of: [tab, device]}",
     "length": "views: {kind: length, of: viewed}",
     "share": "bought_of_viewed: {kind: share, of: viewed, within: bought, last: 10}",
     "match": "seen_before: {kind: match, of: item_id, within: viewed}",
-    "gap": "since_last_visit: {kind: gap, since: last_visit, until: time}"}
+    "gap": "since_last_visit: {kind: gap, since: last_visit, until: time}\n"
+           "since_third_event: {kind: gap, since: log, nth: 3}          # `log` is an event log, or a history",
+    "rate": "brand_bought: {kind: rate, of: brand, among: viewed, within: bought}\n"
+            "item_clicked: {kind: rate, of: item_id, task: click}      # on earlier days"}
 
 SAID = {
     "role": "The feature's group: `user`, `item`, `context`, `scenario`, `prior` or a name of your own, for parts of a "
@@ -77,6 +82,7 @@ SAID = {
     "Data.format": "How the files are written.",
     "Data.csv": "How text files are cut; see below.",
     "Data.tables": "Dimension tables by name; see below.",
+    "Data.events": "Event logs by name, for histories; see below.",
     "Data.negatives_kept": "Down-sampled negatives; see below.",
     "TableSettings.path": "As for `train`.",
     "NegativesKept.task": "The task whose negatives were sampled.",
@@ -88,8 +94,9 @@ SAID = {
     "Sequence.pool": "How the ids' vectors become one, where no part of the model asks for them singly.",
     "Share.of": "The list whose ids are counted: a `sequence` or `bag`.",
     "Share.within": "The list they are looked for in: a `sequence` or `bag`.",
-    "Gap.since": "The column with the earlier time or number.",
-    "Gap.until": "The column with the later one.",
+    "Gap.since": "The column with the earlier time or number; or a `history`, or an event log of `data.events`.",
+    "Gap.until": "The column with the later one, or a `history`. Default after an event: `data.time`.",
+    "History.pool": "How the ids' vectors become one, where no part of the model asks for them singly.",
     "Embedding.width": "Numbers in a vector, for spaces that say nothing else.",
     "Embedding.optimiser": "See below.",
     "SpaceWidth.width": "Numbers in a vector of this space. Default: `embedding.width`.",
@@ -172,8 +179,8 @@ def _features(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[st
     every["properties"]["role"] = {**every["properties"]["role"], "description": SAID["role"]}
     yield _table("FeatureSettings", every)
     yield "### Every id space\n"
-    yield ("For the kinds id, bag, sequence and cross. Said once is enough where features share a space. One way at "
-           "most:\n`min_count` and `max_size` (the default), `hash_buckets`, `num_buckets`, `vocab_list` or "
+    yield ("For the kinds id, bag, sequence, history and cross. Said once is enough where features share a space. One "
+           "way at most:\n`min_count` and `max_size` (the default), `hash_buckets`, `num_buckets`, `vocab_list` or "
            "`vocab_file`.\n")
     yield _table("FromColumns", _only(defs["Id"], FromColumns, (FeatureSettings,)))
     for kind, section in FEATURE_KINDS.items():

@@ -4,7 +4,7 @@ A Schema is made once from the settings (`resolve`), with every default filled i
 spelled out. It is plain data: it can be saved, compared and hashed, and knows nothing of tensors, widths or files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -15,11 +15,14 @@ from funnelrank.settings import (
     Bag,
     Cross,
     FromColumns,
+    Gap,
+    History,
     Id,
     Length,
     Match,
     NegativesKept,
     Number,
+    Rate,
     Sequence,
     Settings,
     Share,
@@ -30,6 +33,9 @@ PAD, OOV = 0, 1          # in every id space, always
 FIRST = 2                # the first id that stands for a value
 DEFAULT_MIN_COUNT = 5
 AUTO_LAST = (None, 10, 3)   # windows of automatic `share` numbers
+AUTO_NTH = (1, 3, 10)       # events back to which automatic `gap` numbers reach
+COMPUTED = ("cross", "length", "share", "match", "rate")      # kinds that read other features, not columns
+MADE = "history:"           # begins the names of columns that are made from event logs
 
 
 class Frozen(BaseModel):
@@ -70,6 +76,24 @@ class TableColumns(Frozen):
     columns: tuple[str, ...]
 
 
+class EventColumns(Frozen):
+    """An event log's columns of who and when, and how long after an event rows may see it."""
+
+    user: str
+    time: str
+    delay: float = 0.0
+
+
+class MadeColumn(Frozen):
+    """A column of rows that is made from an event log: the user's latest items, or the time of his nth latest."""
+
+    of: str
+    item: str
+    where: tuple[tuple[str, tuple[str | int, ...]], ...] = ()       # column, and the values it may have
+    max_len: int = 50
+    nth: int | None = None                                          # the time of this one; None: the items
+
+
 class Schema(Frozen):
     features: dict[str, AnyFeature]
     spaces: dict[str, Space]
@@ -81,6 +105,8 @@ class Schema(Frozen):
     time: str | None = None
     weight: str | None = None
     negatives_kept: NegativesKept | None = None
+    events: dict[str, EventColumns] = {}          # event logs in use
+    made: dict[str, MadeColumn] = {}              # columns that are made from them; all begin with 'history:'
 
     @property
     def task_names(self) -> list[str]:
@@ -106,21 +132,31 @@ class Schema(Frozen):
         return {n: f for n, f in self.features.items() if f.kind in kinds}
 
     def log_columns(self, labels: bool = True) -> list[str]:
-        """Columns of the log that encoding reads, each once, in a stable order."""
-        columns: list[str | None] = []
-        for f in self.features.values():
-            if f.kind in ("cross", "length", "share", "match"):
-                continue
-            if f.kind == "gap":
-                columns += [f.since, f.until]
-            elif table_of(f.column):
-                columns.append(f.by)
-            else:
-                columns.append(f.column)
+        """Columns of rows that encoding reads, each once, in a stable order; those made from event logs included."""
+        columns: list[str | None] = [c for name in self.features for c in self.columns_of(name)]
         columns += [self.scenario, self.user]
         if labels:
             columns += [self.time, self.weight, *(t.label for t in self.tasks)]
         return list(dict.fromkeys(c for c in columns if c))
+
+    def columns_of(self, name: str) -> dict[str, str]:
+        """Columns of rows that a feature itself reads -> the key that names each; what it is computed from reads its
+        own."""
+        f = self.features[name]
+        if f.kind == "gap":
+            return {f.since: "since", f.until: "until"}
+        if f.kind == "rate":
+            return {self.time: "period"} if f.task else {}
+        if f.kind in COMPUTED:
+            return {}
+        return {f.by: "by"} if table_of(f.column) else {f.column: "column"}
+
+    def of_files(self) -> "Schema":
+        """The same without features that read columns made from event logs, for who looks at files alone."""
+        made = {n for n in self.features if set(self.columns_of(n)) & set(self.made)}
+        reads = lambda f: {getattr(f, key, None) for key in ("of", "within", "among") if f.kind in COMPUTED[1:]}
+        return self.model_copy(update={"events": {}, "made": {}, "features": {
+            n: f for n, f in self.features.items() if n not in made and not (reads(f) & made)}})
 
 
 def table_of(column: str) -> str | None:
@@ -131,14 +167,8 @@ def table_of(column: str) -> str | None:
 def who_reads(schema: Schema) -> dict[str, str]:
     """Column of the log -> the key of the config that asks for it."""
     who: dict[str, str] = {}
-    for name, f in schema.features.items():
-        if f.kind == "gap":
-            asked = {f.since: "since", f.until: "until"}
-        elif f.column is None:
-            continue
-        else:
-            asked = {f.by: "by"} if table_of(f.column) else {f.column: "column"}
-        for column, key in asked.items():
+    for name in schema.features:
+        for column, key in schema.columns_of(name).items():
             who.setdefault(column, f"features.{name}.{key}")
     for key in ("scenario", "user", "time", "weight"):
         if column := getattr(schema, key):
@@ -149,9 +179,11 @@ def who_reads(schema: Schema) -> dict[str, str]:
 def resolve(settings: Settings) -> Schema:
     """The schema of a config. Collects every fault it finds and raises them together as one ConfigError."""
     faults: list[str] = []
-    features = _with_defaults(settings, faults)
+    made: dict[str, MadeColumn] = {}
+    features = _with_defaults(settings, made, faults)
     if not faults and settings.features.lists == "auto":
         features |= {n: f for n, f in automatic_list_numbers(features, settings).items() if n not in features}
+        features |= {n: f for n, f in _automatic_gaps(settings, made, faults).items() if n not in features}
     spaces = _spaces(features, faults)
     if not faults:
         _check_references(features, settings, faults)
@@ -173,14 +205,28 @@ def resolve(settings: Settings) -> Schema:
                 for t, c in used.items()},
         reading=settings.model.get("reading") or "joint",
         scenario=settings.data.scenario, user=settings.data.user, time=settings.data.time,
-        weight=settings.data.weight, negatives_kept=kept)
+        weight=settings.data.weight, negatives_kept=kept, made=made,
+        events={n: EventColumns(user=e.user or settings.data.user, time=e.time or settings.data.time, delay=e.delay)
+                for n, e in settings.data.events.items() if any(m.of == n for m in made.values())})
 
 
-def _with_defaults(settings: Settings, faults: list[str]) -> dict[str, AnyFeature]:
+def _with_defaults(settings: Settings, made: dict[str, MadeColumn], faults: list[str]) -> dict[str, AnyFeature]:
     data, features = settings.data, {}
-    for name, f in settings.features.columns.items():
+    declared = settings.features.columns
+    histories = {n: _made_column(n, f, settings, faults) for n, f in declared.items() if isinstance(f, History)}
+    made |= {MADE + n: column for n, column in histories.items()}
+    for name, f in declared.items():
         where = f"features.{name}"
-        if f.kind in ("cross", "length", "share", "match", "gap"):
+        if isinstance(f, History):
+            # from here on it is a sequence like any other, whose column is made while rows are read
+            features[name] = Sequence(
+                column=MADE + name, space=f.space or _space_of(f.item, declared) or name, max_len=f.max_len,
+                **f.model_dump(include={"role", "min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list",
+                                        "vocab_file", "target", "pool"}))
+            continue
+        if isinstance(f, Gap):
+            f = _gap(where, f, histories, made, settings, faults)
+        if f.kind in ("gap", *COMPUTED):
             for key in ("column", "by"):
                 if getattr(f, key) is not None:
                     faults.append(f"{where}.{key}: a {f.kind} is computed from other features; remove {key}")
@@ -193,7 +239,7 @@ def _with_defaults(settings: Settings, faults: list[str]) -> dict[str, AnyFeatur
                 faults.append(f"{where}.column: no table '{table}' in data.tables; tables are {listing(data.tables)}"
                               + did_you_mean(table, data.tables))
             elif table:
-                update["by"] = f.by or data.tables[table].key
+                update["by"] = MADE + f.by if f.by in histories else f.by or data.tables[table].key
             elif f.by:
                 faults.append(f"{where}.by: only a `table.column` is looked up by a key; '{column}' is of the log")
         if isinstance(f, FromColumns):
@@ -204,6 +250,52 @@ def _with_defaults(settings: Settings, faults: list[str]) -> dict[str, AnyFeatur
         if f.role is None:
             features[name] = f.model_copy(update={"role": _role(name, f, features, settings)})
     return features
+
+
+def _made_column(name: str, f: History, settings: Settings, faults: list[str]) -> MadeColumn:
+    where, events = f"features.{name}", settings.data.events
+    if f.of not in events:
+        faults.append(f"{where}.of: no event log '{f.of}' in data.events; event logs are {listing(events)}"
+                      + did_you_mean(f.of, events))
+    _check_who_and_when(where, settings, faults)
+    said = {f.where: 1} if isinstance(f.where, str) else f.where
+    return MadeColumn(of=f.of, item=f.item, max_len=f.max_len, where=tuple(
+        (column, tuple(values) if isinstance(values, list) else (values,)) for column, values in said.items()))
+
+
+def _check_who_and_when(where: str, settings: Settings, faults: list[str]) -> None:
+    for key in ("user", "time"):
+        if getattr(settings.data, key) is None and not any(f"data.{key}:" in fault for fault in faults):
+            faults.append(f"data.{key}: {where} reads what a user did before a row; name the column that says "
+                          f"{'who' if key == 'user' else 'when'}")
+
+
+def _space_of(item: str, declared: Mapping[str, AnyFeature]) -> str | None:
+    """The space of the `id` feature that reads a column of this name."""
+    return next((f.space or n for n, f in declared.items() if isinstance(f, Id) and (f.column or n) == item), None)
+
+
+def _gap(where: str, f: Gap, histories: Mapping[str, MadeColumn], made: dict[str, MadeColumn], settings: Settings,
+         faults: list[str]) -> Gap:
+    """A gap whose ends are columns: times of events, of a history or of a whole event log, become made columns."""
+    events = {n: e.time or settings.data.time for n, e in settings.data.events.items()}
+
+    def end(name: str, nth: int) -> str:
+        if name in histories:
+            made[f"{MADE}{name}:{nth}"] = histories[name].model_copy(update={"nth": nth})
+        elif name in events and settings.data.time:
+            made[f"{MADE}{name}:{nth}"] = MadeColumn(of=name, item=events[name], nth=nth)
+        return f"{MADE}{name}:{nth}" if name in histories or name in events else name
+
+    known = f.since in histories or f.since in events
+    if not known and (f.nth or f.until is None):
+        faults.append(f"{where}.{'nth' if f.nth else 'until'}: " + (
+            f"'{f.since}' is no history and no event log; remove nth" if f.nth else
+            "name the column with the later time; only a gap since an event ends at the row by itself"))
+    if known:
+        _check_who_and_when(where, settings, faults)
+    return f.model_copy(update={"since": end(f.since, f.nth or 1), "until": end(f.until or settings.data.time, 1),
+                                "nth": None})
 
 
 def _targets(features: dict[str, AnyFeature], faults: list[str]) -> None:
@@ -223,6 +315,8 @@ def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings
     candidates = {features[g.target].column for g in features.values() if isinstance(g, Sequence) and g.target}
     if f.kind in ("length", "share"):
         return "user"
+    if f.kind == "rate":
+        return _role(f.of, features[f.of], features, settings) if f.of in features else "context"
     if f.kind in ("match", "cross", "gap"):
         return "context"
     if f.column == data.scenario:
@@ -260,6 +354,14 @@ def automatic_list_numbers(features: Mapping[str, AnyFeature], settings: Setting
             if isinstance(fx, Id | Bag) and (x == fa.target or (fx.by == key and table_of(fx.column or ""))):
                 numbers[f"match({x},{a})"] = Match(of=x, within=a, role="context")
     return numbers
+
+
+def _automatic_gaps(settings: Settings, made: dict[str, MadeColumn], faults: list[str]) -> dict[str, AnyFeature]:
+    """gap(history[,nth]): how long before the row a history's latest, third and tenth latest event was."""
+    histories = {n.removeprefix(MADE): column for n, column in made.items() if column.nth is None}
+    return {f"gap({n}{f',{nth}' if nth > 1 else ''})": _gap("", Gap(since=n, nth=nth, role="context"), histories, made,
+                                                             settings, faults)
+            for n in list(histories) for nth in AUTO_NTH if nth <= histories[n].max_len}
 
 
 def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, Space]:
@@ -316,10 +418,11 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
         elif isinstance(f, Match):
             a = named(f"{where}.of", f.of, (Id, Bag), "an id or a bag")
             b = named(f"{where}.within", f.within, (Sequence,), "a sequence")
-            if a and b and a.space != b.space and not (
-                    table_of(a.column) and b.target and features[b.target].column == a.by):
+            if a and b and not _comparable(a, b, features):
                 faults.append(f"{where}: '{f.of}' is of space '{a.space}' and '{f.within}' of '{b.space}'; a match "
                               "needs one space, or an attribute looked up by the id that the list holds")
+        elif isinstance(f, Rate):
+            _check_rate(name, f, features, settings, named, faults)
     for group, members in settings.embedding.groups.items():
         for member in members:
             if member not in features:
@@ -330,6 +433,41 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
         if space not in widths:
             faults.append(f"embedding.spaces.{space}: no feature lives in space '{space}'; spaces are "
                           f"{listing(sorted(widths))}" + did_you_mean(space, widths))
+
+
+def _comparable(a: Id | Bag, b: Sequence, features: Mapping[str, AnyFeature]) -> bool:
+    """Whether values of a row's feature can be looked for in a list: of one space, or attributes of its elements."""
+    return a.space == b.space or bool(table_of(a.column) and b.target and features[b.target].column == a.by)
+
+
+def _check_rate(name: str, f: Rate, features: Mapping[str, AnyFeature], settings: Settings,
+                named: Callable[..., AnyFeature | None], faults: list[str]) -> None:
+    where = f"features.{name}"
+    if f.task is None:
+        a = named(f"{where}.of", f.of, (Id, Bag), "an id or a bag")
+        b = named(f"{where}.among", f.among, (Sequence,), "a sequence")
+        c = named(f"{where}.within", f.within, (Sequence, Bag), "a sequence or a bag")
+        if b and c and b.space != c.space:
+            faults.append(f"{where}: '{f.among}' is of space '{b.space}' and '{f.within}' of '{c.space}'; a rate of "
+                          "lists needs one space")
+        if a and b and not _comparable(a, b, features):
+            faults.append(f"{where}: '{f.of}' is of space '{a.space}' and '{f.among}' of '{b.space}'; a rate of lists "
+                          "needs one space, or an attribute looked up by the id that the list holds")
+        if settings.data.user is None:
+            faults.append(f"{where}: lists are counted at each user's first row; set data.user to the column that says "
+                          "who")
+        return
+    a = named(f"{where}.of", f.of, (Id, Bag, Cross, Number), "an id, a bag, a cross or a bucketed number")
+    if isinstance(a, Number) and not (a.buckets or a.boundaries):
+        faults.append(f"{where}.of: '{f.of}' is a number as it is; give it buckets or boundaries, so that it has "
+                      "values to count")
+    if f.task not in settings.tasks:
+        faults.append(f"{where}.task: no task '{f.task}'; tasks are {listing(settings.tasks)}"
+                      + did_you_mean(f.task, settings.tasks))
+    elif settings.tasks[f.task].kind != "binary":
+        faults.append(f"{where}.task: '{f.task}' is a {settings.tasks[f.task].kind}; only a binary task has a rate")
+    if settings.data.time is None:
+        faults.append(f"{where}: labels are counted over earlier periods; set data.time to the column that says when")
 
 
 def _order_tasks(tasks: Mapping[str, Any], faults: list[str]) -> list[TaskColumn]:
@@ -372,7 +510,7 @@ def _check_labels(settings: Settings, features: Mapping[str, AnyFeature], faults
             faults.append(f"tasks.{name}.label: column '{label}' is already the label of task '{labels[label]}'")
         labels.setdefault(label, name)
     for name, f in features.items():
-        reads = {f.column, f.by} if f.kind not in ("gap",) else {f.since, f.until}
+        reads = {f.since, f.until} if f.kind == "gap" else {f.column, f.by}
         for label in sorted(reads & set(labels) - {None}):
             faults.append(f"features.{name}: reads column '{label}', which is the label of task '{labels[label]}'; "
                           "a model that sees its label learns nothing else")

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[^\s.:|/]+$", description="no spaces and none of . : | /")]
-Rate = Annotated[float, Field(gt=0, le=1)]
+Proportion = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 MOST_IDS = 2**31 - 2     # values of one id space: ids are int32, and PAD and OOV take two
 Paths = str | list[str]
@@ -83,11 +83,24 @@ class TableSettings(Section):
     """The table's key column. A feature looks rows up by the log's column of the same name, unless it says `by`."""
 
 
+class Events(Section):
+    """An event log: one row an event, of which `history` features take a user's earlier ones."""
+
+    path: Paths
+    """As for `train`; it may name the very files of train, valid and test."""
+    user: str | None = None
+    """The event log's column of users. Default: `data.user`."""
+    time: str | None = None
+    """Its column of times, of the kind that `data.time` has. Default: `data.time`."""
+    delay: float = Field(0.0, ge=0)
+    """So long after an event a row may see it: in seconds for times, in the column's unit for numbers."""
+
+
 class NegativesKept(Section):
     """Negatives of one task were down-sampled before training; served probabilities are corrected for it."""
 
     task: str
-    rate: Rate
+    rate: Proportion
     """The share of that task's negative rows that was kept (1 = all)."""
     splits: list[Literal["train", "valid", "test"]] = ["train"]
     """Which splits were sampled so. Metrics on the others use corrected probabilities."""
@@ -116,12 +129,14 @@ class Data(Section):
     """For `--continue-from`: a value that so many trainings in a row did not see leaves its vocabulary, and its row of
     the table is freed. Default: values stay."""
     tables: dict[Name, TableSettings] = {}
+    events: dict[Name, Events] = {}
     scenario: str | None = None
     """The column that says which scenario (tab, channel, country, segment) a row belongs to."""
     user: str | None = None
-    """The column to group by for GAUC."""
+    """The column to group by for GAUC, and whose earlier events a `history` holds."""
     time: str | None = None
-    """A column that orders a user's rows (for frozen histories). Default: file order."""
+    """When a row was: orders a user's rows for frozen histories (default there: file order), and says what is earlier
+    for `history` and `rate`."""
     weight: str | None = None
     """A column with each row's weight in the loss. Metrics are unweighted."""
     contradictions: Literal["raise", "keep", "drop", "repair"] = "raise"
@@ -141,7 +156,8 @@ class FeatureSettings(Section):
     column: str | None = None
     """A column of the log, or `table.column`. Default: the feature's name."""
     by: str | None = None
-    """For `table.column`: the log's column that holds the key, or a list of keys. Default: the table's key."""
+    """For `table.column`: the log's column that holds the key, or a list of keys; or a `history`. Default: the table's
+    key."""
     role: Name | None = None
     """`user`, `item`, `context`, `scenario`, `prior` or your own: a group that parts of a model can name."""
 
@@ -229,6 +245,30 @@ class Sequence(FromColumns):
     pool: Literal["mean", "sum"] = "mean"
 
 
+class History(FromColumns):
+    """The user's earlier events, strictly before the row's time: a `sequence` made from an event log."""
+
+    kind: Literal["history"] = "history"
+    of: str
+    """An event log of `data.events`."""
+    item: str
+    """The event log's column of ids. `space` is by default that of the `id` feature that reads a column so named."""
+    where: str | dict[str, str | int | list[str | int]] = {}
+    """Events to take, as `{event: [cart, buy]}`: all conditions must hold. A column's name alone stands for
+    `{column: 1}`. Default: every event with an item."""
+    max_len: int = Field(50, ge=1)
+    """The latest so many events; list numbers are of these, too."""
+    target: str | None = None
+    """The id feature that attention compares the history with. Default: the `id` feature of the same space."""
+    pool: Literal["mean", "sum"] = "mean"
+
+    @model_validator(mode="after")
+    def _of_events(self):
+        if given := [k for k in ("column", "by") if getattr(self, k) is not None]:
+            raise ValueError(f"a history is made from the event log; remove {given[0]}, and name its ids in `item`")
+        return self
+
+
 class Cross(FromColumns):
     """Two or more ids of the row as one id."""
 
@@ -268,16 +308,50 @@ class Match(FeatureSettings):
     """A `sequence` feature of the same id space."""
 
 
+class Rate(FeatureSettings):
+    """How often something good came of a value, smoothed: log-odds of its rate minus those of the mean rate.
+
+    Counted in train, either in lists (`among`, `within`) or in labels of earlier periods (`task`, `period`). No row
+    adds to its own number.
+    """
+
+    kind: Literal["rate"] = "rate"
+    of: str
+    """An `id`, `bag`, `cross` or bucketed `number` whose values have rates."""
+    among: str | None = None
+    """A `sequence`: in the list of each user's first train row, elements of the value are counted."""
+    within: str | None = None
+    """A `sequence` or `bag` of the same id space: the elements that stand here too are the good ones."""
+    task: str | None = None
+    """A binary task: the value's earlier rows are counted, and those with label 1 are the good ones."""
+    period: float | None = Field(None, gt=0)
+    """With `task`: only rows of earlier periods of `data.time` count, each so long: in seconds for times, in the
+    column's unit for numbers. Default: a day, for times."""
+    strength: float = Field(20.0, gt=0)
+    """The mean rate weighs as much as so many rows."""
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        lists, task = (self.among is not None, self.within is not None), self.task is not None
+        if lists not in ((True, True), (False, False)) or (lists[0] == task):
+            raise ValueError("a rate is counted in lists, with `among` and `within`, or in labels, with `task`")
+        if self.period is not None and not task:
+            raise ValueError("period is for rates of labels; rates of lists are not ordered in time")
+        return self
+
+
 class Gap(FeatureSettings):
-    """Time from one column to another, as log1p + standardised; missing where either is."""
+    """Time from one column, or an event of the user's, to another, as log1p + standardised; missing where either is."""
 
     kind: Literal["gap"] = "gap"
     since: str
-    until: str
+    until: str | None = None
+    nth: int | None = Field(None, ge=1)
+    """Where `since` is a `history`, or an event log: since its nth latest event. Default: the latest."""
 
 
-FEATURE_KINDS = {"id": Id, "number": Number, "bag": Bag, "sequence": Sequence, "cross": Cross, "length": Length,
-                 "share": Share, "match": Match, "gap": Gap}
+FEATURE_KINDS = {"id": Id, "number": Number, "bag": Bag, "sequence": Sequence, "history": History, "cross": Cross,
+                 "length": Length, "share": Share, "match": Match, "gap": Gap, "rate": Rate}
 
 
 def _spell_out(value: Any) -> Any:
@@ -290,7 +364,8 @@ def _spell_out(value: Any) -> Any:
 
 
 AnyFeature = Annotated[
-    Annotated[Id | Number | Bag | Sequence | Cross | Length | Share | Match | Gap, Field(discriminator="kind")],
+    Annotated[Id | Number | Bag | Sequence | History | Cross | Length | Share | Match | Gap | Rate,
+              Field(discriminator="kind")],
     BeforeValidator(_spell_out)]
 
 

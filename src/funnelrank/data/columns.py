@@ -51,6 +51,7 @@ class Reader:
         self._kept: dict[tuple, Any] = {}
         self._making = RLock()
         compared = [name for f in schema.of_kind("share", "match").values() for name in (f.of, f.within)]
+        compared += [name for f in schema.of_kind("rate").values() if f.task is None for name in (f.among, f.within)]
         self.compared = list(dict.fromkeys(compared))
 
     def rows(self, table: pa.Table, where: str) -> Rows:

@@ -1,8 +1,8 @@
 """The Encoder: from raw rows to numbers, the same in training, evaluation and serving.
 
-    fit      one pass over train: vocabularies, scales, boundaries, scenarios
+    fit      one pass over train: vocabularies, scales, boundaries, scenarios; a second one where there are rates
     encode   rows -> Encoded, in the columns of `layout`
-    save     encoder.json, vocab/*.arrow, tables/*.arrow; `load` gives back an encoder with the same `hash`
+    save     encoder.json, vocab/*.arrow, tables/*.arrow, rates/*.arrow; `load` gives an encoder with the same `hash`
 
 What counts as missing, and what it becomes:
 
@@ -11,6 +11,7 @@ What counts as missing, and what it becomes:
     bucketed number  the same: PAD
     list             null and empty lists: no ids. Null elements and elements with an unknown key are dropped
     length           a null list holds nothing: 0 ids
+    rate             null, and values that train did not have: 0, as the mean
     scenario         null: 0. A scenario that train did not have: 1
     user             null: -1, which groups with no other row
     weight           null, negative, not finite: DataError
@@ -35,10 +36,12 @@ from funnelrank.data.ahead import in_order
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.fit import Fitting
+from funnelrank.data.fit_rates import fit_rates, period_of
 from funnelrank.data.labels import read_labels, read_weights
 from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import LARGEST, Scaler, bucket_ids
 from funnelrank.data.parse import Values, newest, one_chunk
+from funnelrank.data.rates import Rates
 from funnelrank.data.source import Source
 from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
@@ -64,6 +67,7 @@ class Old(NamedTuple):
     boundaries: Mapping[str, list[float]]
     weighted: list[str]
     retire: int | None = None            # see Vocab.grown
+    rates: Mapping[str, Rates] = {}      # which count on
 
 
 class Encoder:
@@ -75,9 +79,10 @@ class Encoder:
 
     def __init__(self, schema: Schema, tables: Mapping[str, Dimension], vocabs: Mapping[str, Vocab],
                  scalers: Mapping[str, Scaler], boundaries: Mapping[str, list[float]], weighted: list[str],
-                 scenario: Vocab | None):
+                 scenario: Vocab | None, rates: Mapping[str, Rates]):
         self.schema, self.tables, self.vocabs, self.scenario = schema, dict(tables), dict(vocabs), scenario
         self.scalers, self.boundaries, self.weighted = dict(scalers), dict(boundaries), list(weighted)
+        self.rates = dict(rates)
         self.layout = self._layout()
         self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()})
         self._hash: str | None = None
@@ -86,7 +91,7 @@ class Encoder:
     def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
             progress: Callable[[int], None] | None = None, threads: int = 1, old: Old | None = None,
             scratch: Path | None = None, says: Callable[[dict[str, Any]], None] = lambda event: None) -> Encoder:
-        """One pass over train, going on from `old` where there is one.
+        """One pass over train (and another where rates are counted), going on from `old` where there is one.
 
         `progress` is told how many rows are done; with several `threads`, rows are read ahead. Counts that pass
         data.memory go to disk, into `scratch`; `says` gets an event before. Raises DataError where columns do not fit,
@@ -108,7 +113,10 @@ class Encoder:
             fitted["scalers"] |= {n: s for n, s in old.scalers.items() if n in fitted["scalers"]}
             fitted["boundaries"] |= {n: b for n, b in old.boundaries.items() if n in fitted["boundaries"]}
             fitted["weighted"] = list(dict.fromkeys([*fitted["weighted"], *old.weighted]))
-        return cls(schema, tables, **fitted)
+        families = {name: vocab.family for name, vocab in fitted["vocabs"].items()}
+        rates = fit_rates(schema, source, Reader(schema, tables, families), fitted["boundaries"],
+                          old.rates if old else {})
+        return cls(schema, tables, **fitted, rates=rates)
 
     def encode(self, table: pa.Table, where: str, labels: bool = True) -> Encoded:
         """Rows of the log as arrays. `where` begins the sentence of an error, as 'part-0007.parquet, row group 3'.
@@ -151,9 +159,14 @@ class Encoder:
             self.vocabs[name].save(folder / file)
         for name, file in kept.items():
             self.tables[name].save(folder / file)
+        counted = {name: f"rates/{i:03d}-{_file_name(name)}.arrow" for i, name in enumerate(self.rates)}
+        for name, file in counted.items():
+            (folder / "rates").mkdir(exist_ok=True)
+            self.rates[name].save(folder / file)
         if self.scenario:
             self.scenario.save(folder / "vocab" / "scenario.arrow")
         about = {"format": FORMAT, "schema": self.schema.model_dump(mode="json"), "vocabs": files, "tables": kept,
+                 **({"rates": counted} if counted else {}),
                  "scenario": "vocab/scenario.arrow" if self.scenario else None, **self._numbers()}
         (folder / "encoder.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -164,11 +177,13 @@ class Encoder:
         about, where = read_json(folder / "encoder.json", str(folder)), folder / "encoder.json"
         if about.get("format") != FORMAT:
             raise DataError(f"{where}: has format {about.get('format')}; this version reads {FORMAT}")
-        named = [*about["tables"].values(), *about["vocabs"].values(), about["scenario"] or "none"]
+        rates = about.get("rates", {})
+        named = [*about["tables"].values(), *about["vocabs"].values(), *rates.values(), about["scenario"] or "none"]
         if outside := [f for f in named if not inside(f)]:
             raise DataError(f"{where}: names '{outside[0]}', which is no file inside the folder")
         schema = Schema.model_validate(about["schema"])
         for what, found, needed in (
+                ("rates", rates, schema.of_kind("rate")),
                 ("vocabularies", about["vocabs"], schema.spaces), ("tables", about["tables"], [
                     t for t, columns in schema.tables.items() if columns.columns]),
                 ("scales and boundaries", [*about["scalers"], *about["boundaries"]],
@@ -186,7 +201,8 @@ class Encoder:
             {name: Dimension.load(folder / file) for name, file in about["tables"].items()},
             {name: Vocab.load(folder / file) for name, file in about["vocabs"].items()},
             {name: Scaler.from_json(said) for name, said in about["scalers"].items()}, about["boundaries"],
-            about["weighted"], Vocab.load(folder / about["scenario"]) if about["scenario"] else None)
+            about["weighted"], Vocab.load(folder / about["scenario"]) if about["scenario"] else None,
+            {name: Rates.load(folder / file) for name, file in rates.items()})
 
     def hash(self) -> str:
         """Hex digest of everything that decides what `encode` gives: two encoders with one hash encode alike."""
@@ -201,6 +217,8 @@ class Encoder:
             digest.update(json.dumps([FORMAT, said, self._numbers()], sort_keys=True).encode())
             for vocab in [*self.vocabs.values(), *([self.scenario] if self.scenario else [])]:
                 vocab.digest(digest.update)
+            for rates in self.rates.values():
+                rates.digest(digest.update)
             for name, table in sorted(self.tables.items()):
                 for column in sorted(table.table.column_names):
                     digest.update(f"{name}.{column}".encode())
@@ -222,7 +240,7 @@ class Encoder:
                 of[name] = name
                 if self.scalers[name].indicator:
                     of[f"{name}.missing"] = name
-            elif f.kind == "share":
+            elif f.kind in ("share", "rate"):
                 of[name] = name
             elif f.kind == "match":
                 of[f"{name}.count"] = of[f"{name}.recency"] = name
@@ -262,6 +280,9 @@ class Encoder:
                 case "match":
                     count, columns[f"{name}.recency"] = read_off.match(name)
                     columns[f"{name}.count"] = np.log1p(count)
+                case "rate":
+                    when = period_of(self.schema, rows, name) if f.task else None
+                    columns[name] = self.rates[name].numbers(*read_off.rated(name, self.boundaries), when)
         return columns, counts
 
     def _ids(self, rows: Rows, name: str) -> tuple[np.ndarray, dict[str, int]]:

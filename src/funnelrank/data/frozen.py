@@ -53,7 +53,7 @@ def frozen(source: Source, schema: Schema) -> "FrozenSource":
                    {schema.user: "data.user", **({schema.time: "data.time"} if schema.time else {})})
     if not columns:
         return FrozenSource(source, schema.user, schema.time, pa.array([], pa.int64()), pa.table({}))
-    users, rows = _first_rows(source, schema.user, schema.time)
+    users, rows = first_rows(source, schema.user, schema.time)
     return FrozenSource(source, schema.user, schema.time, users, _lists_at(source, columns, rows))
 
 
@@ -114,7 +114,7 @@ class FrozenSource:
         return pa.table([arrays.get(c, live[c]) for c in columns], names=columns)
 
 
-def _first_rows(source: Source, user: str, time: str | None) -> tuple[pa.Array, np.ndarray]:
+def first_rows(source: Source, user: str, time: str | None) -> tuple[pa.Array, np.ndarray]:
     """Each user [U] and the number of his first row [U] in the split, counted over all units."""
     merged: tuple[pa.Array, np.ndarray, np.ndarray] | None = None
     waiting: list[tuple[pa.Array, np.ndarray, np.ndarray]] = []
@@ -155,6 +155,14 @@ def sortable(values: pa.ChunkedArray, where: str) -> np.ndarray:
     if pa.types.is_large_string(values.type):
         raise DataError(f"{where}: is text, which does not say what comes first; numbers, dates or timestamps would do")
     return canonical(values, where).fill_null(LAST).to_numpy()
+
+
+def moments(values: pa.ChunkedArray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times [n] that sort, and where there is one [n] bool."""
+    known = values.is_valid().to_numpy()
+    if pa.types.is_floating(values.type):
+        known = known & np.isfinite(values.fill_null(np.nan).to_numpy())
+    return sortable(values, where), known
 
 
 def _lists_at(source: Source, columns: list[str], rows: np.ndarray) -> pa.Table:

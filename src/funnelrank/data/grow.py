@@ -38,7 +38,7 @@ def carried_over(old: Encoder, schema: Schema, anew: Collection[str], retire: in
         if name in scalers and f.indicator != "auto":
             scalers[name] = replace(scalers[name], indicator=f.indicator)
     return Old(vocabs, scalers, {n: b for n, b in old.boundaries.items() if n in same},
-               [n for n in old.weighted if n in same], retire)
+               [n for n in old.weighted if n in same], retire, {n: r for n, r in old.rates.items() if n in same})
 
 
 def same_features(old: Schema, schema: Schema, anew: Collection[str]) -> list[str]:

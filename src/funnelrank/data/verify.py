@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from funnelrank.data.ahead import each
 from funnelrank.data.columns import Reader, Rows
+from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import sortable
 from funnelrank.data.labels import contradictions, read_labels, read_weights
 from funnelrank.data.parse import Values, numbers, one_chunk
@@ -28,7 +29,7 @@ from funnelrank.data.spill import SHARE
 from funnelrank.data.tables import Dimension, canonical, open_tables
 from funnelrank.data.vocab import Counts, Vocab, to_family
 from funnelrank.errors import DataError, FunnelrankError, listing
-from funnelrank.schema import Schema, Space, table_of, who_reads
+from funnelrank.schema import COMPUTED, Schema, Space, table_of, who_reads
 from funnelrank.settings import Settings
 
 SPLITS = ("train", "valid", "test")
@@ -52,21 +53,27 @@ def verify(schema: Schema, settings: Settings, report: Callable[[dict[str, Any]]
         if (rows := getattr(settings.data, split)) is not None:
             with _collected(found):
                 sources[split] = open_source(rows, settings.data, split)
-                sources[split].require(schema.log_columns(), who)
+                sources[split].require(schema.of_files().log_columns(), who)
     if "train" not in sources and settings.data.train is None:
         found.faults.append("data.train: missing; name a file, a folder, a glob or a URL")
     with _collected(found):
         tables = open_tables(schema, settings.data)
+    events = None
+    with _collected(found):
+        events = open_events(schema, settings.data)
     seen: dict[str, _Split] = {}
     fitted = sources.get("train")
     for split, source in sources.items():
         if settings.data.on_error == "skip":
             with _collected(found):
-                source = sift(source, schema, tables, fitted)
+                source = sift(source, schema.of_files(), tables, fitted)
             if source.skipped:
                 found.notes.append(f"data.on_error: skip leaves out {source.skipped.words()} of data.{split} (first: "
                                    f"{source.skipped.samples[0]})")
+        if events is None:
+            break                                  # what is wrong with them is said
         with _collected(found):
+            source = with_histories(source, schema, events)
             one = _Split(schema, settings, source, tables, found, fitted or source)
             one.read(lambda done, s=source: report(
                 {"event": "progress", "stage": f"check {s.split}", "rows": done, "total": s.rows}))
@@ -117,7 +124,7 @@ class _Split:
         self.scenarios: Counter = Counter()
 
     def _readable(self, f: Any, tables: Mapping[str, Dimension]) -> bool:
-        if f.kind in ("cross", "length", "share", "match"):
+        if f.kind in COMPUTED:
             return False                                   # computed from features that are read themselves
         if f.kind == "gap":
             return {f.since, f.until} <= set(self.columns)
