@@ -27,6 +27,7 @@ from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
 from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
+from funnelrank.data.golden import Golden, some_rows
 from funnelrank.data.loader import pack
 from funnelrank.data.sift import sift
 from funnelrank.data.source import Source, open_source
@@ -41,6 +42,8 @@ from funnelrank.evaluate.fields import field_rows
 from funnelrank.evaluate.kept import keep_scores
 from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
+from funnelrank.export import CLOSE, Exported, Form
+from funnelrank.export import export as export_graph
 from funnelrank.flow import (
     build,
     by_hand,
@@ -56,13 +59,16 @@ from funnelrank.flow import (
     values_of,
 )
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import Schema, TaskColumn, who_reads
+from funnelrank.schema import Schema, who_reads
+from funnelrank.scorer import Kind, with_tables
 from funnelrank.sealed import read_json, refuse_strangers, to_json
 from funnelrank.train.checkpoint import tensors_hash
 from funnelrank.train.events import Event, Recorder, Report
 from funnelrank.train.health import NotFinite
 from funnelrank.train.standing import Standing
 from funnelrank.train.trainer import Trained
+
+EXPORTED_ROWS = 512          # run through a graph
 
 
 @dataclass
@@ -136,6 +142,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
         seconds = time.perf_counter() - clock
         ranker = Ranker._made(config, encoder, model)
         ranker.rows, ranker.continued = rows, continued
+        ranker.golden = ranker.golden_of(data.sources[next(s for s in ("valid", "test", "train") if s in splits)])
         ranker.about = _about(ranker, standing, trained, seconds, events)
         ranker.save(folder / "artefact")
         if measured:                                       # the last split's
@@ -222,6 +229,7 @@ class Ranker:
         self.about: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
         self.continued: dict[str, Any] | None = None          # what a run that went on from another took over
+        self.golden: Golden | None = None                     # some rows and what is served of them
 
     @classmethod
     def _made(cls, config: Config, encoder: Encoder, model: RankingModel) -> Ranker:
@@ -244,6 +252,7 @@ class Ranker:
                    **given)
         self.encoder, self.model = run.ranker.encoder, run.ranker.model
         self.about, self.rows, self.continued = run.ranker.about, run.rows, run.ranker.continued
+        self.golden = run.ranker.golden
         return self
 
     def evaluate(self, rows: Any = None, split: str = "test", report: Report = silent, by: Sequence[str] = (),
@@ -290,29 +299,33 @@ class Ranker:
         if clash := set(keep) & set(self.outputs()):
             raise ConfigError(f"keep: {listing(sorted(clash))} is also the name of a prediction; leave it out")
         done, source = 0, self._with_histories(source, events)
-        scenario = self.config.schema.scenario
-        columns = list(dict.fromkeys([*self._columns(labels=False), *keep,
-                                      *([scenario] if scenario in source.columns.names else [])]))
+        columns = list(dict.fromkeys([*self._read(source), *keep]))
         for unit, raw in each(source, columns):
-            encoded = self.encoder.encode(raw, source.where(unit), labels=False)
-            parts = [self._served(said) for _, said in predict_batches(
-                self.model, self._packed(encoded), corrected=True)]
-            columns_out = {name: pa.array(np.concatenate([p[name] for p in parts])) if parts
-                           else pa.array([], pa.float32()) for name in self.outputs()}
+            scores = self._scores(raw, source.where(unit))
             done += len(raw)
             report({"event": "progress", "stage": "predict", "rows": done, "total": source.rows})
-            yield pa.table({**{c: raw[c] for c in keep}, **columns_out})
+            yield pa.table({**{c: raw[c] for c in keep}, **scores})
+
+    def golden_of(self, source: Source) -> Golden:
+        """A few rows of a source, and what is served of them."""
+        rows = some_rows(source, self._read(source))
+        return Golden(rows, pa.table(self._scores(rows, "golden rows")))
+
+    def _scores(self, rows: pa.Table, where: str) -> dict[str, pa.Array]:
+        encoded = self.encoder.encode(rows, where, labels=False)
+        parts = [self._served(said) for _, said in predict_batches(self.model, self._packed(encoded), corrected=True)]
+        return {name: pa.array(np.concatenate([p[name] for p in parts])) if parts else pa.array([], pa.float32())
+                for name in self.outputs()}
+
+    def _read(self, source: Source) -> list[str]:
+        """Columns that scoring reads: those of features, and the scenario's where it is there."""
+        scenario = self.config.schema.scenario
+        return list(dict.fromkeys([*self._columns(labels=False),
+                                   *([scenario] if scenario in source.columns.names else [])]))
 
     def outputs(self) -> list[str]:
         """Names of the served columns: `click`, `buy`, `buy|click`. `buy` is always over all impressions."""
-        names = []
-        for t in self.config.schema.tasks:
-            names += [t.name, f"{t.name}|{t.after}"] if self._has_step(t) else [t.name]
-        return names
-
-    def _has_step(self, task: TaskColumn) -> bool:
-        """Whether a task is also served given the one before. A value under the joint reading has one meaning only."""
-        return bool(task.after) and (task.kind == "binary" or self.config.schema.nested)
+        return [o.name for o in self.config.schema.served]
 
     def save(self, folder: str | Path) -> Path:
         """Write the artefact: complete or not at all. See docs/artefact.md for what is in it."""
@@ -323,6 +336,7 @@ class Ranker:
             "encoder": self.encoder.save,
             "model.safetensors": lambda path: save_tensors(path, self.model.state_dict()),
             "metrics.json": table.to_json(self.rows).encode(),
+            **({"golden": self.golden.save} if self.golden else {}),
             **({"continued.json": to_json(self.continued)} if self.continued else {}),
         }, self.about)
         return Path(folder)
@@ -344,6 +358,8 @@ class Ranker:
                 raise ArtefactError(f"{path}: the encoder's schema is not that of the config")
             ranker.about = dict(artefact.about)
             ranker.rows = read_json(path / "metrics.json", f"artefact {path}")
+            if (path / "golden").exists():
+                ranker.golden = Golden.load(path / "golden")
             if (path / "continued.json").exists():
                 ranker.continued = read_json(path / "continued.json", f"artefact {path}")
                 if type(ranker.continued.get("trainings")) is not int:
@@ -412,12 +428,8 @@ class Ranker:
             report({"event": "progress", "stage": "score", "rows": done, "total": source.rows})
 
     def _served(self, said: Any) -> dict[str, np.ndarray]:
-        columns = {}
-        for t, task in enumerate(self.config.schema.tasks):
-            columns[task.name] = said.mean[:, t].cpu().numpy()
-            if self._has_step(task):
-                columns[f"{task.name}|{task.after}"] = said.given[:, t].cpu().numpy()
-        return columns
+        return {o.name: (said.given if o.given else said.mean)[:, o.task].cpu().numpy()
+                for o in self.config.schema.served}
 
 
 def artefact_folder(folder: Path) -> Path:
@@ -454,6 +466,38 @@ def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str]
         for part in ranker.predict_parts(source, keep, report, events):
             writer.write(part)
     return writer.rows
+
+
+def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "fp32", rows: Any = None,
+           verify: bool = False) -> tuple[Exported, dict[str, tuple[float, float]]]:
+    """Write an artefact as one graph; see export.py. `rows` are run through it instead of the golden ones; where they
+    have labels and the tables are smaller, also gives each task's AUC with the model's own tables and with those.
+
+    With `verify`, raises ArtefactError where the graph, by its tables, differs from the model by more than 1e-5.
+    """
+    ranker = Ranker.load(artefact)
+    if rows is None and ranker.golden is None:
+        raise ConfigError(f"{artefact}: has no golden request, so nothing is known to run through the graph; give rows")
+    model, schema = ranker.model, ranker.config.schema
+    source = None if rows is None else ranker._with_histories(ranker._source(rows, "test"), None)
+    given = some_rows(source, ranker._read(source), EXPORTED_ROWS) if source else ranker.golden.rows
+    batch = next(ranker._packed(ranker.encoder.encode(given, "rows", labels=False)))
+    before = model
+    if tables != "fp32":
+        model = with_tables(model, tables)
+    done = export_graph(model, schema, ranker.about.get("name", ranker.config.name), to, Path(out), tables=tables,
+                        rows=batch)
+    if verify and (worst := max(done.differences, key=done.differences.get)) and done.differences[worst] > CLOSE:
+        raise ArtefactError(f"{out}: output '{worst}' differs from the model by {done.differences[worst]:.2g}, and "
+                            f"{CLOSE:g} is the most that may be; the files stay for a look at them")
+    measured = {}
+    if source and tables != "fp32" and {t.label for t in schema.tasks} <= set(source.columns.names):
+        both = []
+        for ranker.model in (before, model):
+            overall = [row for row in ranker.evaluate(rows) if row["metric"] == "auc" and row["scenario"] is None]
+            both.append({row["task"]: row["value"] for row in overall if row["task"] and row["value"] is not None})
+        measured = {task: (both[0][task], both[1][task]) for task in both[0] if task in both[1]}
+    return done, measured
 
 
 def describe(what: Config | str | Path, shapes: bool = False) -> str:

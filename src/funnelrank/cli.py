@@ -321,6 +321,45 @@ def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None
 
 
 @app.command
+def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"], out: Path,
+           tables: Literal["fp32", "fp16", "int8"] = "fp32", rows: Words = None,
+           verify: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Write a trained model as one graph for other runtimes.
+
+    From encoded ids to every output. Prints its size, load time, p50, and how far each output is from the model's own.
+    For example:
+
+      funnelrank export runs/demo --to onnx --out exported/demo --verify
+      funnelrank export runs/demo --to triton --out models
+      funnelrank export runs/demo --to onnx --tables int8 --rows test.parquet --out small
+
+    Parameters
+    ----------
+    artefact
+        A run folder, or the artefact/ in it.
+    to
+        onnx; aoti, compiled for this kind of machine; triton, a model repository; torch, for torch.export.load.
+    out
+        A folder that is not there yet.
+    tables
+        How embedding rows are kept. With --rows that have labels, the loss in AUC is measured.
+    rows
+        Rows to run through the graph, instead of the few that are in the artefact.
+    verify
+        Exit code 2 where an output differs by more than 1e-5.
+    """
+    from funnelrank import api
+    done, measured = api.export(artefact, to, out, tables=tables, rows=_given(rows), verify=verify)
+    for name, apart in done.differences.items():
+        say(f"{name:<30} differs by {apart:.2g} at most")
+    for task, (before, after) in measured.items():
+        say(f"AUC of {task:<23} {before:.5f}, with {tables} tables {after:.5f} ({after - before:+.5f})")
+    from funnelrank.durable import spell_size
+    say(f"{done.folder}: {spell_size(done.bytes)}, loads in {done.load_seconds:.2f} s, p50 {done.p50_ms:.2f} ms for "
+         f"{done.rows} rows")
+
+
+@app.command
 def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Show what a config or an artefact comes to.
 

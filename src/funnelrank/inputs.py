@@ -26,6 +26,17 @@ class History(NamedTuple):
     target: Tensor      # [B, D]
 
 
+class Padded(NamedTuple):
+    """The same side by side, as graphs want it whose shapes may not depend on what stands in the rows.
+
+    Entries begin at the left. Places that hold none are vectors of zeros.
+    """
+
+    values: Tensor      # [B, L, D]
+    there: Tensor       # [B, L] bool
+    target: Tensor      # [B, D]
+
+
 @dataclass
 class Inputs:
     """Numbers without names. A part that gates or normalises changes `flat` and `fields` together."""
@@ -33,7 +44,7 @@ class Inputs:
     flat: Tensor                                              # [B, W] everything, ordered by role
     fields: Tensor | None = None                              # [B, F, D] embedded features of one width
     groups: Mapping[str, Tensor] = field(default_factory=dict)        # role or group -> [B, W_g]
-    histories: Mapping[str, History] = field(default_factory=dict)
+    histories: Mapping[str, History | Padded] = field(default_factory=dict)
     linear: Tensor | None = None                              # [B, F, O] a weight per id and output (first order)
     crosses: Tensor | None = None                             # [B, C, O] the same of declared crosses
     numbers: Tensor | None = None                             # [B, N]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from funnelrank import values
 from funnelrank.batch import Batch, Layout
@@ -59,11 +59,14 @@ class RankingModel(nn.Module):
 
     def served(self, batch: Batch, corrected: bool = True) -> Prediction:
         """What is served: down-sampling undone, then calibrated. `corrected=False`: as where negatives are sampled."""
-        said = self(batch)
+        return self.finished(self(batch), batch.scenario, corrected)
+
+    def finished(self, said: Prediction, scenario: Tensor, corrected: bool = True) -> Prediction:
+        """The same of what the funnel said, scenario [B]."""
         if self.kept and (corrected or self.calibration):
             said = undo_down_sampling(said, self.funnel, *self.kept)
         if self.calibration:
-            said = self.calibration(said, batch.scenario)
+            said = self.calibration(said, scenario)
             if self.kept and not corrected:
                 said = undo_down_sampling(said, self.funnel, self.kept[0], 1 / self.kept[1])
         return said

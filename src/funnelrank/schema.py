@@ -69,6 +69,14 @@ class TaskColumn(Frozen):
         return 3 if self.kind == "ziln" else 1
 
 
+class Served(Frozen):
+    """A column that is served: `click`, or `buy|click` for a step given the one before."""
+
+    name: str
+    task: int                        # position among the tasks
+    given: bool
+
+
 class TableColumns(Frozen):
     """A dimension table's key and the columns that features read."""
 
@@ -127,6 +135,16 @@ class Schema(Frozen):
     def outputs(self) -> list[tuple[str, int]]:
         """The model's outputs in order: the task, and which of its own it is."""
         return [(t.name, k) for t in self.tasks for k in range(t.outputs)]
+
+    @property
+    def served(self) -> list[Served]:
+        """What is served, in order. A value under the joint reading has one meaning only, whatever it comes after."""
+        found = []
+        for t, task in enumerate(self.tasks):
+            found.append(Served(name=task.name, task=t, given=False))
+            if task.after and (task.kind == "binary" or self.nested):
+                found.append(Served(name=f"{task.name}|{task.after}", task=t, given=True))
+        return found
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
         return {n: f for n, f in self.features.items() if f.kind in kinds}

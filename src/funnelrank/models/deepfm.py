@@ -29,6 +29,7 @@ class FirstOrder(nn.Module):
     """z_o = sum_i w_oi + sum_k a_ok n_k: a weight per id and output, from a table of its own. -> [B, O]."""
 
     needs = Needs(linear=True, numbers=True)
+    splits = True
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -43,6 +44,7 @@ class SecondOrder(nn.Module):
     """FM's pairwise term, the same for every task: fields [B, F, D], numbers [B, N] -> [B, 1]."""
 
     needs = Needs(fields=True, numbers=True)
+    splits = True
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -56,6 +58,7 @@ class DeepFMBody(nn.Module):
     """h = [MLP(flat), pairwise products summed]: [B, V, H]; V = T with per="task"; H = hidden[-1] + D."""
 
     needs = Needs(fields=True, numbers=True)
+    splits = True
 
     def __init__(self, spec: Spec, *, hidden: Widths = (128, 64), activation: Activation = "relu",
                  dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
-from funnelrank.inputs import History, Inputs, Needs, Spec
+from funnelrank.inputs import History, Inputs, Needs, Padded, Spec
 from funnelrank.models.mlp import Widths
 from funnelrank.nn.activation import Dice
 from funnelrank.nn.linear import Linear
@@ -48,8 +48,10 @@ class TargetAttention(nn.Module):
         pooled = [self._pool(self.units[str(i)], x.histories[name]) for i, name in enumerate(self.names)]
         return replace(x, flat=torch.cat([x.flat, *pooled], 1), histories={})
 
-    def _pool(self, unit: ActivationUnit, history: History) -> Tensor:
+    def _pool(self, unit: ActivationUnit, history: History | Padded) -> Tensor:
         """[B, D]"""
+        if isinstance(history, Padded):
+            return self._pool_padded(unit, history)
         B = history.target.shape[0]
         row = torch.repeat_interleave(torch.arange(B, device=history.offsets.device), history.offsets.diff(),
                                       output_size=history.values.shape[0])              # [n]
@@ -58,6 +60,13 @@ class TargetAttention(nn.Module):
             weight = softmax_by_row(weight, row, B)
         zeros = history.values.new_zeros(B, history.values.shape[1])
         return zeros.index_add(0, row, weight.unsqueeze(1) * history.values)
+
+    def _pool_padded(self, unit: ActivationUnit, history: Padded) -> Tensor:
+        e, there, v = history
+        weight = unit.weigh(e, v.unsqueeze(1))                                          # [B, L]
+        if self.softmax:
+            weight = weight.masked_fill(~there, torch.finfo(weight.dtype).min).softmax(1)
+        return (weight.unsqueeze(2) * e).sum(1)                                         # what is not there is zeros
 
 
 class ActivationUnit(nn.Module):
@@ -76,13 +85,16 @@ class ActivationUnit(nn.Module):
         self.dice = nn.ModuleList(Dice(w) for w in hidden)
 
     def forward(self, history: History, row: Tensor) -> Tensor:
-        e, v = history.values, history.target
+        return self.weigh(history.values, history.target, row)
+
+    def weigh(self, e: Tensor, v: Tensor, row: Tensor | slice = slice(None)) -> Tensor:
+        """Entries e [..., D] against targets v, of which v[row] has a shape that fits e -> [...]."""
         w_e, w_v, w_d, w_p = self.first.weight.split(self.width, 1)
         by_row = v @ (w_v - w_d).T + self.first.bias                                    # [B, H]
         h = e @ (w_e + w_d).T + (e * v[row]) @ w_p.T + by_row[row]                      # [n, H]
         for dice, layer in zip(self.dice, self.rest):
             h = layer(dice(h))
-        return h.squeeze(1)
+        return h.squeeze(-1)
 
 
 def softmax_by_row(score: Tensor, row: Tensor, rows: int) -> Tensor:

@@ -26,7 +26,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
-from funnelrank.inputs import History, Inputs, Needs, Spec
+from funnelrank.inputs import History, Inputs, Needs, Padded, Spec
 from funnelrank.models.mlp import Heads, Rate, Widths
 from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
 
@@ -62,7 +62,7 @@ class SequenceAttention(nn.Module):
         pooled = [self._pool(i, x.histories[name]) for i, name in enumerate(self.names)]
         return replace(x, flat=torch.cat([x.flat, *pooled], 1), histories={})
 
-    def _pool(self, i: int, history: History) -> Tensor:
+    def _pool(self, i: int, history: History | Padded) -> Tensor:
         """[B, D]"""
         e, there = self._padded(history)                                        # [B, L, D], [B, L]
         q, k, v = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in self.project[i](e).chunk(3, 2))
@@ -71,8 +71,14 @@ class SequenceAttention(nn.Module):
         h = self.out[i]((score.softmax(3) @ v).transpose(1, 2).flatten(2))      # [B, L, D]
         return (h * there.unsqueeze(2)).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
 
-    def _padded(self, history: History) -> tuple[Tensor, Tensor]:
+    def _padded(self, history: History | Padded) -> tuple[Tensor, Tensor]:
         """The last entries of each row side by side, and which places hold one."""
+        if isinstance(history, Padded):
+            e, there, _ = history
+            length = there.sum(1, keepdim=True)                                 # [B, 1]
+            kept, place = length.clamp(max=self.length), torch.arange(self.length, device=e.device).unsqueeze(0)
+            index = (length - kept + place).clamp(max=e.shape[1] - 1)           # [B, length]
+            return e.gather(1, index.unsqueeze(2).expand(-1, -1, e.shape[2])), place < kept
         values, offsets = history.values, history.offsets
         n, L = values.shape[0], self.length
         if values.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -23,6 +23,7 @@ class MLPBody(nn.Module):
     """
 
     needs = Needs()
+    splits = True         # flat may come as Halves: a user's part once for many rows
 
     def __init__(self, spec: Spec, *, hidden: Widths = (128, 64), activation: Activation = "relu",
                  dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,
@@ -59,6 +60,7 @@ class LinearHeads(nn.Module):
     """z_o = <w_o, h_t> + b_o: h [B, T, H] or [B, 1, H] -> [B, O]."""
 
     needs = Needs()
+    splits = True
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -75,6 +77,7 @@ class Towers(nn.Module):
     """
 
     needs = Needs()
+    splits = True
 
     def __init__(self, spec: Spec, *, hidden: Widths = (64,), activation: Activation = "relu", dropout: Rate = 0.0,
                  norm: Literal["batch", "layer"] | None = None):

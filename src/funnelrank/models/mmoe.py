@@ -30,6 +30,7 @@ class MixtureOfExperts(nn.Module):
     """
 
     needs = Needs()
+    splits = True         # flat may come as Halves: a user's part once for many rows
 
     def __init__(self, spec: Spec, *, experts: Annotated[int, Gt(0)] = 4, hidden: Widths = (128,),
                  activation: Activation = "relu", dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,

@@ -36,6 +36,7 @@ class ProgressiveExtraction(nn.Module):
     """
 
     needs = Needs()
+    splits = True         # flat may come as Halves: a user's part once for many rows
 
     def __init__(self, spec: Spec, *, levels: Annotated[int, Gt(0)] = 2, own: Annotated[int, Ge(0)] = 2,
                  shared: Annotated[int, Ge(0)] = 2, hidden: Widths = (128,), activation: Activation = "relu",

@@ -22,6 +22,7 @@ class Wide(nn.Module):
     """z_o = sum_c w_oc: a weight per value of each declared cross, and output. crosses [B, C, O] -> [B, O]."""
 
     needs = Needs(crosses=True)
+    splits = True
 
     def __init__(self, spec: Spec):
         super().__init__()

@@ -7,6 +7,8 @@ export, and for other dtypes it is F.linear.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,8 +20,46 @@ PLAIN, RELU = ("none", [], None), ("relu", [], None)         # what comes behind
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+class Halves(NamedTuple):
+    """Rows [B, W] of which the first columns are shared by many, so that a layer does their part once.
+
+    once [U, W1] of U users, own [B, W - W1], user [B] int64: row b is [once[user[b]], own[b]].
+    """
+
+    once: Tensor
+    own: Tensor
+    user: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.own.shape[0], self.once.shape[1] + self.own.shape[1]
+
+    def dim(self) -> int:
+        return 2
+
+    def flatten(self, start: int) -> Halves:
+        return self
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        return self.whole().unsqueeze(dim)
+
+    def whole(self) -> Tensor:
+        """[B, W]"""
+        return torch.cat([self.once[self.user], self.own], 1)
+
+    def affine(self, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        first, rest = weight.split([self.once.shape[1], self.own.shape[1]], 1)
+        once = F.linear(self.once, first, bias)                                # [U, out]
+        if not torch.compiler.is_compiling() and len(once) == 1:
+            return affine(self.own, rest, once[0], relu)
+        y = F.linear(self.own, rest) + once[self.user]
+        return y.relu() if relu else y
+
+
+def affine(x: Tensor | Halves, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
     """x [B, in], weight [out, in], bias [out] -> [B, out], followed by a ReLU if asked."""
+    if isinstance(x, Halves):
+        return x.affine(weight, bias, relu)
     if _fits(x, weight):
         return _Affine.apply(x, weight, bias, relu)
     y = F.linear(x, weight, bias)

@@ -110,6 +110,15 @@ class MLP(nn.Module):
                 **({"dropout": nn.Dropout(dropout)} if dropout else {}),
             }))
 
+    def collapse(self) -> None:
+        """Batch norms become part of the layers before them, for a network that only answers."""
+        for layer in self.layers:
+            if "norm" in layer and layer["norm"].kind == "batch":
+                linear, norm = layer["linear"], layer.pop("norm")
+                weight, bias = norm.fold(*linear.wide())
+                linear.weight = nn.Parameter(weight.detach().view_as(linear.weight), requires_grad=False)
+                linear.bias = nn.Parameter(bias.detach().view(linear.weight.shape[:-1]), requires_grad=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.stack is None:
             for layer in self.layers:

@@ -1,0 +1,263 @@
+"""The graph that only answers: encoded ids in, every served output by name. What exports are made of.
+
+    named tensors  ->  vectors of users [U, .] and of rows [B, .]  ->  slots  ->  funnel, calibration  ->  outputs [B]
+
+Rows name their user (`row_user` [B], places among U users), so features of the role `user` are looked up once for all
+the rows they rank, and where the model allows it their part of its first layer is computed once too. Lists are padded
+with id 0, whose vector is zeros. Ids are mapped by the Encoder before; a graph checks nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funnelrank.batch import Batch
+from funnelrank.embedding.tables import Embedding, Table
+from funnelrank.inputs import Inputs, Padded
+from funnelrank.nn.affine import Halves
+from funnelrank.ranker import RankingModel
+from funnelrank.schema import Served
+
+Kind = Literal["fp32", "fp16", "int8"]
+USER = "user"            # the role whose features many rows share
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One input of the graph. A dimension is a number, or the name of one that varies: users, rows, or a list's."""
+
+    name: str
+    dtype: torch.dtype
+    dims: tuple[str | int, ...]
+    reads: tuple[str, ...] = ()          # features, one for each column
+
+
+def frozen(model: RankingModel) -> RankingModel:
+    """A copy for answering, on the same tables: batch norms folded into the layers before, APG's factors multiplied."""
+    tables = {id(t.weight): t.weight for t in model.embedding.tables.values()}
+    model = copy.deepcopy(model, tables).eval()
+    for module in list(model.modules()):
+        if hasattr(module, "collapse"):
+            module.collapse()
+    return model.requires_grad_(False)
+
+
+def with_tables(model: RankingModel, kind: Kind) -> RankingModel:
+    """A copy whose tables hold what smaller ones would give back, in float32."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for table in model.embedding.tables.values():
+            table.weight.copy_(Lookup(table, kind)(torch.arange(len(table.weight))))
+    return model
+
+
+class Scorer(nn.Module):
+    """Tensors in the order of `inputs` -> a tensor [B] for each of `outputs`.
+
+    tables    fp32; fp16; or int8, each row with a scale of its own: |w - w'| <= max |row| / 254
+    """
+
+    def __init__(self, model: RankingModel, outputs: Sequence[Served], tables: Kind = "fp32"):
+        super().__init__()
+        embedding, self.outputs = model.embedding, list(outputs)
+        self.model = frozen(model)
+        del self.model.embedding                       # its tables are looked up by other means here
+        self.needs, self.numbers, self.embedded = embedding.needs, embedding.layout.numbers, embedding.embedded
+        self.crosses, self.histories = embedding.crosses, {f: embedding.layout.target[f] for f in embedding.histories}
+        self.tables = nn.ModuleDict({name: Lookup(t, tables) for name, t in embedding.tables.items()})
+        self.users, self.rows = _Side(embedding, True), _Side(embedding, False)
+        for i, g in enumerate(self.needs.groups):
+            self.register_buffer(f"group_{i}", embedding.groups[g], persistent=False)
+        self.shares = bool(self.users.inputs)
+        self.splits = self.shares and splits(self.model)
+        self.inputs = [*self.users.inputs, *self.rows.inputs]
+        if self.needs.scenario or model.calibration is not None:
+            self.inputs.append(Feed("scenario", torch.int64, ("rows",)))
+        if self.shares:
+            self.inputs.append(Feed("row_user", torch.int64, ("rows",)))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        fed = dict(zip((f.name for f in self.inputs), tensors))
+        scenario = fed.get("scenario")
+        x = self._inputs(self.users(fed, self.tables), self.rows(fed, self.tables), fed.get("row_user"))
+        x.scenario = scenario
+        said = self.model.finished(self.model.funnel(self.model.slots(x)), scenario)
+        return tuple((said.given if o.given else said.mean)[:, o.task] for o in self.outputs)
+
+    def _inputs(self, users: _Found, rows: _Found, row_user: Tensor | None) -> Inputs:
+        spread = lambda v: v[row_user]                                         # [U, ...] -> [B, ...]
+        of = lambda kind: {**{k: spread(v) for k, v in getattr(users, kind).items()}, **getattr(rows, kind)}
+        side = lambda found: torch.cat(found.flat, 1) if found.flat else None
+        once, own = side(users), side(rows)
+        if once is not None and own is not None and self.splits:
+            flat = Halves(once, own, row_user)
+        else:
+            flat = torch.cat([*([spread(once)] if once is not None else []), *([own] if own is not None else [])], 1)
+        x = Inputs(flat, groups={g: flat.index_select(1, getattr(self, f"group_{i}"))
+                                 for i, g in enumerate(self.needs.groups)})
+        if self.needs.fields or self.histories:
+            vectors = of("vectors")
+            if self.needs.fields:
+                x.fields = torch.stack([vectors[p.name] for p in self.embedded], 1)
+            values, there = of("values"), of("there")
+            x.histories = {f: Padded(values[f], there[f], vectors[t]) for f, t in self.histories.items()}
+        if self.needs.linear:
+            linear = of("linear")
+            x.linear = torch.stack([linear[p.name] for p in self.embedded], 1)
+        if self.crosses:
+            crosses = of("crosses")
+            x.crosses = torch.stack([crosses[f] for f in self.crosses], 1)
+        if self.needs.numbers:
+            numbers = of("numbers")
+            x.numbers = torch.cat([numbers[c] for c in self.numbers], 1) if self.numbers else None
+        return x
+
+    def feed(self, batch: Batch, users: Batch | None = None, row_user: Tensor | None = None) -> dict[str, Tensor]:
+        """A batch as the graph's inputs, by name. `users` holds what of `batch` is its users'; without it, every row
+        has a user of its own.
+        """
+        users = batch if users is None else users
+        if row_user is None:
+            row_user = torch.arange(len(batch))
+        fed = {**self.users.feed(users), **self.rows.feed(batch), "scenario": batch.scenario.long(),
+               "row_user": row_user}
+        return {f.name: fed[f.name] for f in self.inputs}
+
+
+def splits(model: RankingModel) -> bool:
+    """Whether every part reads flat, if at all, by layers that can do a user's columns once."""
+    slots = model.slots
+    parts = [*slots.prepare, *slots.side, *(p for p in (slots.represent, slots.predict) if p is not None)]
+    return slots.represent is not None and all(getattr(part, "splits", False) for part in parts)
+
+
+class Lookup(nn.Module):
+    """One table: ids of it [...] -> vectors [..., D]."""
+
+    def __init__(self, table: Table, kind: Kind):
+        super().__init__()
+        self.kind, self.offset, self.width = kind, table.offset, table.width
+        weight = table.weight.detach()
+        if kind == "int8":
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            self.register_buffer("scale", scale)
+            weight = (weight / scale).round().to(torch.int8)
+        self.register_buffer("weight", weight.half() if kind == "fp16" else weight)
+
+    def forward(self, index: Tensor) -> Tensor:
+        if self.kind == "int8":
+            return self.weight[index].float() * self.scale[index]
+        return F.embedding(index, self.weight).float()
+
+
+@dataclass
+class _Found:
+    """What one side's inputs became, [R, ...] each, by feature; and their part of flat, column by column."""
+
+    vectors: dict[str, Tensor]
+    linear: dict[str, Tensor]
+    crosses: dict[str, Tensor]
+    numbers: dict[str, Tensor]
+    values: dict[str, Tensor]
+    there: dict[str, Tensor]
+    flat: list[Tensor]
+
+
+class _Side(nn.Module):
+    """The features of users, or those of rows: which inputs they have and how those are looked up."""
+
+    def __init__(self, embedding: Embedding, users: bool):
+        super().__init__()
+        layout = embedding.layout
+        mine = [n for n in (*layout.ids, *layout.numbers, *layout.lists) if (layout.role[n] == USER) == users]
+        self.ids, self.numbers, self.lists = ([n for n in all_ if n in mine] for all_ in (
+            layout.ids, layout.numbers, layout.lists))
+        self.columns = {n: layout.ids.index(n) for n in self.ids} | {n: layout.numbers.index(n) for n in self.numbers}
+        self.list_at = {n: layout.lists.index(n) for n in self.lists}
+        self.pieces = [p for p in embedding.pieces if p.name in mine]
+        self.histories = [f for f in embedding.histories if f in mine]
+        self.mean = {n: layout.pool[n] == "mean" for n in self.lists}
+        self.weighted = layout.weighted
+        self.where: dict[str, list[tuple[str, int]]] = {}                     # feature -> its tables and places there
+        weighed = {p.name for p in embedding.embedded}
+        for n in (*self.ids, *self.lists):
+            table = {"vectors": f"width_{embedding.width_of[n]}"} if n not in embedding.crosses else {
+                "crosses": "crosses"}
+            if embedding.needs.linear and n in weighed:
+                table["linear"] = "linear"
+            self.where[n] = [(kind, t, embedding.tables[t].offset[layout.space[n]]) for kind, t in table.items()]
+        prefix, dim = ("user_", "users") if users else ("", "rows")
+        self.prefix = prefix
+        self.inputs = []
+        for what, names, dtype in (("ids", self.ids, torch.int64), ("numbers", self.numbers, torch.float32)):
+            if names:
+                self.inputs.append(Feed(prefix + what, dtype, (dim, len(names)), tuple(names)))
+        for n in self.lists:
+            self.inputs.append(Feed(f"list.{n}", torch.int64, (dim, f"length.{n}"), (n,)))
+            if self.weighted:
+                self.inputs.append(Feed(f"list.{n}.weight", torch.float32, (dim, f"length.{n}"), (n,)))
+
+    def forward(self, fed: Mapping[str, Tensor], tables: nn.ModuleDict) -> _Found:
+        found = _Found({}, {}, {}, {}, {}, {}, [])
+        for kind in ("vectors", "linear", "crosses"):
+            self._look_up(kind, fed, tables, getattr(found, kind), found)
+        if self.numbers:
+            numbers = fed[self.prefix + "numbers"]
+            found.numbers = dict(zip(self.numbers, numbers.split(1, 1)))
+        found.flat = [found.numbers[p.name] if p.source == "numbers" else found.vectors[p.name] for p in self.pieces]
+        return found
+
+    def _look_up(self, kind: str, fed: Mapping[str, Tensor], tables: nn.ModuleDict, into: dict[str, Tensor],
+                 found: _Found) -> None:
+        at = {n: (t, offset) for n in self.where for k, t, offset in self.where[n] if k == kind}
+        for t in dict.fromkeys(t for t, _ in at.values()):
+            single = [n for n in self.ids if n in at and at[n][0] == t]
+            if single:
+                ids = torch.stack([fed[self.prefix + "ids"][:, self.ids.index(n)] + at[n][1] for n in single], 1)
+                into |= dict(zip(single, tables[t](ids).unbind(1)))
+            for n in (n for n in self.lists if n in at and at[n][0] == t):
+                ids = fed[f"list.{n}"]
+                there = ids > 0
+                vectors = tables[t](ids + at[n][1])                            # [R, L, D]; PAD is zeros
+                if kind == "vectors" and n in self.histories:
+                    found.values[n], found.there[n] = vectors, there
+                else:
+                    into[n] = self._pool(n, vectors, there, fed.get(f"list.{n}.weight"))
+
+    def _pool(self, name: str, vectors: Tensor, there: Tensor, weight: Tensor | None) -> Tensor:
+        """[R, L, D] -> [R, D]"""
+        total = there.sum(1, keepdim=True).float() if weight is None else weight.sum(1, keepdim=True)
+        pooled = (vectors if weight is None else vectors * weight.unsqueeze(2)).sum(1)
+        return pooled * torch.where(total > 0, 1 / total, 1.0) if self.mean[name] else pooled
+
+    def feed(self, batch: Batch) -> dict[str, Tensor]:
+        fed = {}
+        if self.ids:
+            fed[self.prefix + "ids"] = batch.ids[:, [self.columns[n] for n in self.ids]].long()
+        if self.numbers:
+            fed[self.prefix + "numbers"] = batch.numbers[:, [self.columns[n] for n in self.numbers]]
+        for n, k in self.list_at.items():
+            values, offsets = batch.bags(k)
+            first = int(batch.offsets[k * len(batch)])
+            fed[f"list.{n}"] = padded(values.long(), offsets)
+            if self.weighted:
+                weights = batch.value_weights
+                fed[f"list.{n}.weight"] = padded(torch.ones(len(values)) if weights is None
+                                                 else weights[first:first + len(values)], offsets)
+        return fed
+
+
+def padded(values: Tensor, offsets: Tensor) -> Tensor:
+    """values [n], offsets [B + 1] from 0 -> [B, L], zeros at the right; L is at least 1."""
+    lengths = offsets.diff()
+    L = max(int(lengths.max()) if len(lengths) else 0, 1)
+    out = values.new_zeros(len(lengths), L)
+    out[torch.arange(L) < lengths.unsqueeze(1)] = values
+    return out
