@@ -60,6 +60,12 @@ def test_a_run_leaves_what_it_says(run):
     assert rows == json.loads(table.to_json(run.rows)) and {r["split"] for r in rows} == {"valid", "test"}
 
 
+def test_a_scenario_that_train_did_not_have_is_the_mean_of_those_it_had(run):
+    (table,) = run.ranker.model.embedding.tables.values()
+    start = table.offset["scenario"]
+    torch.testing.assert_close(table.weight[start + 1], table.weight[start + 2:start + 6].mean(0))
+
+
 def test_a_compiled_network_learns_the_same(run, log, tmp_path, monkeypatch):
     asked, compile = [], torch.nn.Module.compile          # without inductor, whose first step takes a minute
 

@@ -209,7 +209,9 @@ def fit(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[s
     continued.py.
     """
     trainer, loader, updates = _trainer(config, model, encoder, splits, folder, report, profile)
-    return trainer.run(loader, updates, resume, start and (start.tensors, start.state))
+    trained = trainer.run(loader, updates, resume, start and (start.tensors, start.state))
+    model.embedding.settle(splits["train"].counts, {n: s.min_count for n, s in encoder.schema.spaces.items()})
+    return trained
 
 
 def replay(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], step: int, *,

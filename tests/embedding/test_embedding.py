@@ -22,13 +22,18 @@ def row(e, feature, i):
     raise AssertionError(space)
 
 
+def read(rows, b, i):
+    """The id that is looked up: of the scenario (`tab`) 0 is a stranger's."""
+    return max(rows.ids[b, i], 1) if i == 2 else rows.ids[b, i]
+
+
 def test_flat_is_every_feature_once_at_its_slice():
     e, rows = embedding(spaces={"item": {"width": 6}}), batch()
     flat = e(rows).flat
     assert flat.shape == (12, e.flat_width) == (12, 4 + 6 + 4 + 4 + 6 + 4 + 2)
     for b in range(12):
         for i, f in enumerate(("user", "item", "tab", "item_x_tab")):
-            torch.testing.assert_close(flat[b, e.slices[f]], row(e, f, rows.ids[b, i]))
+            torch.testing.assert_close(flat[b, e.slices[f]], row(e, f, read(rows, b, i)))
         for k, (f, how) in enumerate((("shown", "mean"), ("tags", "sum"))):
             values, offsets = rows.bags(k)
             vectors = [row(e, f, v) for v in values[offsets[b]:offsets[b + 1]]]
@@ -61,7 +66,7 @@ def test_row_gradients_are_the_dense_gradient_at_distinct_rows():
     total = torch.zeros_like(dense)
     for b in range(40):
         for i, f in enumerate(("user", "item", "tab", "item_x_tab")):
-            total[table.offset[e.layout.space[f]] + rows.ids[b, i]] += direction[b, e.slices[f]]
+            total[table.offset[e.layout.space[f]] + read(rows, b, i)] += direction[b, e.slices[f]]
         for k, f in enumerate(("shown", "tags")):
             values, offsets = rows.bags(k)
             mine = values[offsets[b]:offsets[b + 1]]
@@ -113,3 +118,24 @@ def test_groups_and_histories_are_what_was_asked_for():
 
 def test_batch_of_no_rows():
     assert embedding()(batch(0)).flat.shape[0] == 0
+
+
+def test_a_row_without_a_scenario_is_a_stranger_like_one_of_an_unseen_scenario():
+    e, rows = embedding(), batch()
+    rows.ids[:, 2] = 0
+    null = e(rows).flat[:, e.slices["tab"]]
+    torch.testing.assert_close(null, row(e, "tab", 1).expand(12, -1))
+    rows.ids[:, :2] = 0                                              # anything else without a value is zeros
+    assert (e(rows).flat[:, e.slices["item"]] == 0).all()
+
+
+def test_strangers_whom_no_row_has_taught_get_the_mean_of_the_scenarios_that_are_known():
+    least = dict.fromkeys(layout().size, 5)
+    for counts, taught in (({}, False), ({"tab": {"rows": 9, "nulls": 2, "oov": 2}, "item": {"oov": 99}}, False),
+                           ({"tab": {"rows": 9, "nulls": 2, "oov": 3}}, True)):
+        e = embedding()
+        before = {f: row(e, f, 1).clone() for f in ("tab", "item", "user")}
+        e.settle(counts, least)
+        mean = torch.stack([row(e, "tab", i) for i in (2, 3, 4)]).mean(0)
+        torch.testing.assert_close(row(e, "tab", 1), before["tab"] if taught else mean)
+        assert torch.equal(row(e, "item", 1), before["item"]) and torch.equal(row(e, "user", 1), before["user"])

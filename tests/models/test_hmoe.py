@@ -29,18 +29,20 @@ def made(share=False, per="scenario", spec=SPEC):
     return wake(body), wake(ScenarioTowers(spec, hidden=(5,), share=share))
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share, nameless", [(False, 0), (True, 500)])
 @pytest.mark.parametrize("per", ["all", "task", "scenario"])
-def test_it_is_the_papers_equations(share, per):
+def test_it_is_the_papers_equations(share, nameless, per):
     spec = SPEC if per == "scenario" else Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4)
     (body, heads), x = made(share, per, spec), rows()
+    heads.nameless += nameless                          # rows that trained place 0
     out = heads(body(x), x)
     for b, (row, s) in enumerate(zip(x.flat, x.scenario.tolist())):
         experts = [mlp(body.experts, row, i) for i in range(3)]
         place = max(s - 1, 0)
         heard = layer(heads.weights, row, None if share else place)
-        first = 1 if place else 0                   # nobody listens to place 0 but itself
-        listen = torch.cat([torch.zeros(first).double(), torch.softmax(heard[first:], 0)])
+        listen = heard.exp()                        # nobody listens to place 0 but itself, and not before it learned
+        listen[0] *= 0 if place else nameless / (nameless + 1000)
+        listen = listen / listen.sum()
         for t in range(T):
             scores = []
             for j in range(P):
@@ -62,7 +64,8 @@ def test_a_row_trains_the_tower_and_the_gate_of_its_own_scenario_alone():
 
 def test_rows_without_a_known_scenario_train_a_tower_of_their_own_that_nobody_else_hears():
     (body, heads), x = made(), rows(scenarios=[0, 1])
-    heads(body(x), x).sum().backward()
+    heads.train()(body(x), x).sum().backward()
+    assert heads.nameless == 2
     of = heads.heads.weight.grad.unflatten(0, (T, P))
     assert (of[:, 0] != 0).any() and (of[:, 1:] == 0).all()
     known = rows(scenarios=[2, 3, 4])
@@ -70,6 +73,25 @@ def test_rows_without_a_known_scenario_train_a_tower_of_their_own_that_nobody_el
     with torch.no_grad():
         heads.heads.bias.unflatten(0, (T, P))[:, 0] += 1
     assert torch.equal(heads(body(known), known), before)
+
+
+@pytest.mark.parametrize("per", ["all", "scenario"])
+def test_where_every_row_of_train_had_a_name_a_stranger_gets_the_mean_of_all_scores(per):
+    torch.manual_seed(0)
+    spec = SPEC if per == "scenario" else Spec(flat=6, tasks=T, scenarios=S + 2, hidden=4)
+    body, heads = MixtureOfExperts(spec, experts=3, hidden=(4,), per=per), ScenarioTowers(spec, hidden=(5,))
+    body.double()
+    heads.double().train()
+    named = rows(scenarios=[2, 3, 4])
+    heads(body(named), named)
+    x = rows(scenarios=[0, 1])
+    told = []
+    for s in (2, 3, 4):                                # each scenario's own score: it listens to nobody else
+        with torch.no_grad():
+            heads.weights.bias[s - 1] = torch.where(torch.arange(P) == s - 1, 1000.0, -1000.0)
+        alone = Inputs(x.flat, scenario=torch.full((2,), s))
+        told.append(heads.eval()(body(alone), alone))
+    torch.testing.assert_close(heads(body(x), x), sum(told) / S, atol=1e-12, rtol=0)
 
 
 def test_who_listens_to_itself_alone_has_towers_of_its_own():

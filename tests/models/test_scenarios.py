@@ -1,14 +1,18 @@
 """What every model with parameters of its own for each scenario must show, through all five slots."""
 
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from operator import attrgetter
 
 import pytest
 import torch
 from made import batch, config, model
 from test_every_model import pick
-from test_registry import losses
+from test_registry import losses, trained
 
 from funnelrank.errors import ConfigError
+from funnelrank.evaluate.metrics import auc
 from funnelrank.models import MODELS, PARTS
 from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarLinear
@@ -18,7 +22,6 @@ SAID = [{"name": n} for n in MODELS]
 PLACES = {PartitionedNorm: ("own_gain", "own_shift", "mean", "var", "batches"), StarLinear: ("own", "own_bias"),
           StarHeads: ("own", "own_bias"), AuxiliaryNetwork: ("scenarios.weight",), ScenarioTowers: ("weights.weight",)}
 OWN = {"star", "hmoe"}                               # models that have such modules
-SHARED = {"star"}                                    # models whose rows of no known scenario read none of it
 P = 3                                                # the scenario that is away
 KNOWN = 3                                            # scenarios with a name: ids 2, 3, 4
 
@@ -76,23 +79,68 @@ def test_a_batch_of_one_row_trains(said):
     assert all(p.grad is None or p.grad.isfinite().all() for p in m.parameters())
 
 
-def test_a_row_of_no_known_scenario_gets_what_is_shared_whatever_scenarios_own(said):
-    m, rows = model(config(said)), batch(60)
-    for seed in range(3):                              # buffers see something
-        m.train()(batch(60, seed=seed))
-    m.eval()
-    strangers = [b for b, s in enumerate(rows.scenario.tolist()) if s < 2]
-    before = m(rows).logits
+def of_scenario(rows, s):
+    """The same rows, of scenario s alone: what says so in the log, and the feature that reads it."""
+    ids = rows.ids.clone()
+    ids[:, 2] = s
+    return replace(rows, ids=ids, scenario=torch.full_like(rows.scenario, s))
+
+
+@cache
+def _knowing(name):
+    settings, drawn = config({"name": name}), [of_scenario(batch(100, seed=k), 2 + k % KNOWN) for k in range(90)]
+    for rows in drawn:                                       # one rule, which scenarios shift in ways of their own
+        rows.labels[:] = (rows.numbers[:, 0] + 0.5 * (rows.ids[:, 2] - 3) > 0).float().unsqueeze(1)
+    m = trained(model(settings), settings, drawn, rows_lr=0.1)
+    m.embedding.settle({}, dict.fromkeys(m.embedding.layout.size, 5))
+    return m
+
+
+def knowing(name):
+    """A model trained on rows of known scenarios alone, as a run leaves it."""
+    return deepcopy(_knowing(name))
+
+
+def neutral(m, s):
+    """Everything of scenario s's own says nothing of its own: a vector of its own is the mean of the others'."""
+    others = [k for k in range(KNOWN) if k != s - 2]
     with torch.no_grad():
-        for scenario in range(2, 2 + KNOWN):
-            for v, _ in of_one(m, scenario).values():
-                v.mul_(1.5).add_(0.3)
-    after = m(rows).logits
-    assert after[strangers].isfinite().all()
-    if said["name"] in OWN:
-        if said["name"] in SHARED:
-            torch.testing.assert_close(after[strangers], before[strangers])
-        assert not torch.isclose(after, before).all(1)[[b for b in range(60) if b not in strangers]].any()
+        for table in m.embedding.tables.values():
+            if "tab" in table.offset:
+                named = table.weight[table.offset["tab"] + 2:table.offset["tab"] + 2 + KNOWN]
+                named[s - 2] = named[others].mean(0)
+                table.weight[table.offset["tab"] + 1] = named.mean(0)
+        for module in m.slots.modules():
+            if isinstance(module, PartitionedNorm):
+                module.own_gain[s - 2], module.own_shift[s - 2] = 1, 0
+                module.mean[s - 1], module.var[s - 1] = module.mean[0], module.var[0]
+            elif isinstance(module, StarLinear | StarHeads):
+                module.own[s - 2], module.own_bias[s - 2] = 1, 0
+            elif isinstance(module, AuxiliaryNetwork):
+                named = module.scenarios.weight[1:]
+                named[s - 2] = named[others].mean(0)
+            elif isinstance(module, ScenarioTowers):         # what it says counts; to whom it listens is its own
+                module.weights.weight[s - 1], module.weights.bias[s - 1] = 0, 0
+
+
+@pytest.mark.parametrize("name", ["star", "hmoe", "pepnet", "apg", "m2m"])
+def test_an_unseen_scenario_and_none_at_all_are_a_scenario_without_anything_of_its_own(name):
+    m, rows = knowing(name), batch(40, seed=99)
+    neutral(m, 3)
+    with torch.no_grad():
+        unseen, null, plain = (m(of_scenario(rows, s)).logits for s in (1, 0, 3))
+    torch.testing.assert_close(unseen, plain, atol=1e-5, rtol=1e-4)
+    assert torch.equal(null, unseen)
+
+
+@pytest.mark.parametrize("name", ["star", "hmoe", "pepnet", "apg", "m2m"])
+def test_what_known_scenarios_taught_serves_an_unseen_one(name):
+    m, rows = knowing(name), batch(1000, seed=999)
+    with torch.no_grad():
+        p = m(of_scenario(rows, 1)).mean[:, 0]
+    y = (rows.numbers[:, 0] > 0).float()
+    assert auc(p.numpy(), y.numpy()) > 0.95
+    assert 0.7 < p.sum() / y.sum() < 1.4                     # as the middle one of three, whose rate is a half
 
 
 def test_parts_that_need_scenarios_are_refused_by_check_where_none_are_declared():

@@ -52,6 +52,8 @@ def test_body_heads_and_auxiliary_net_are_the_papers_equations(per):
             main = ((own_of(heads, s, "own")[t] * heads.linear.weight[t, 0]) @ z + heads.linear.bias[t, 0]
                     + own_of(heads, s, "own_bias")[t])
             vector = aux.scenarios.weight[max(s - 1, 0)]
+            if s < 2:                                   # what strangers learned, on top of the mean of the others
+                vector = vector + aux.scenarios.weight[1:].mean(0)
             side = aux.head.weight[t] @ mlp(aux.mlp, torch.cat([vector, row])) + aux.head.bias[t]
             torch.testing.assert_close(out[b, t], main + side, atol=1e-10, rtol=0)
 

@@ -7,7 +7,7 @@ Either leaves one gradient per distinct row; a gradient as large as a table neve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from funnelrank.embedding.reference import TorchEngine, bag_offsets, distinct
 from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.inputs import History, Inputs, Needs
 from funnelrank.kernels import library
-from funnelrank.schema import PAD
+from funnelrank.schema import FIRST, OOV, PAD
 from funnelrank.settings import Embedding as Settings
 
 WEIGHTS = ("linear", "crosses")          # tables of a number per id and output
@@ -96,6 +96,8 @@ class Embedding(nn.Module):
 
     flat [B, W] holds every feature once, ordered by role (user, item, scenario, prior, context, your own): ids as their
     row, lists pooled (an empty one is zeros), numbers as they are. `slices` says which feature is where in flat.
+    What names the scenario (ids of role `scenario`) has no null: a row without one and a row of one that train did not
+    have are the same stranger, OOV. See `settle`.
     Histories that a part needs jagged (`histories`: name -> width) are not in flat, and where a part reads crosses as
     weights (`crosses`), those are nowhere else and have no vectors.
     """
@@ -146,6 +148,8 @@ class Embedding(nn.Module):
                 raise ConfigError(f"model: a part reads the group '{group}', and no feature is in it; give features "
                                   "that `role`, or name the group in embedding.groups; there are "
                                   + listing(self.groups) + did_you_mean(group, self.groups))
+        names = [layout.role[f] == "scenario" for f in layout.ids]
+        self.register_buffer("names_scenario", torch.tensor(names) if any(names) else None, persistent=False)   # [F]
         self.reference = TorchEngine(self)
         self.native: Native | None = None
         if settings.engine != "torch":
@@ -187,6 +191,9 @@ class Embedding(nn.Module):
 
     def forward(self, batch: Batch) -> Inputs:
         """Batch of B rows -> Inputs with what `needs` asks for. Raises IndexError for ids outside their space."""
+        if self.names_scenario is not None:
+            nameless = (batch.ids == PAD) & self.names_scenario
+            batch = replace(batch, ids=batch.ids.masked_fill(nameless, OOV))
         if self.runs_native and not batch.numbers.requires_grad:
             x = self._by_native(batch)
         else:
@@ -209,6 +216,23 @@ class Embedding(nn.Module):
         if self.crosses:
             x.crosses = rest.pop(0).unflatten(1, (len(self.crosses), self.tables["crosses"].width))
         return x
+
+    @torch.no_grad()
+    def settle(self, counts: Mapping[str, Mapping[str, int]], least: Mapping[str, int]) -> None:
+        """After training: strangers among scenarios get the mean of the scenarios that have a vector.
+
+        For spaces of role `scenario` whose OOV fewer than `least` (by space) rows have trained, going by `counts`, an
+        EncodedSplit's of train. It would otherwise be about what it started as, far from all that the network has met.
+        """
+        space, role = self.layout.space, self.layout.role
+        for named in {space[f] for f in self.layout.ids if role[f] == "scenario"}:
+            trained = sum(n for f, said in counts.items() if space.get(f) == named for key, n in said.items()
+                          if key == "oov" or key in ("nulls", "missing_keys") and role[f] == "scenario")
+            size = self.layout.size[named]
+            for table in self.tables.values():
+                if trained < least[named] and named in table.offset and size > FIRST:
+                    start = table.offset[named]
+                    table.weight[start + OOV] = table.weight[start + FIRST:start + size].mean(0)
 
     def take_gradients(self) -> list[RowGradient]:
         """The step's row gradients, one per table that a backward reached; asking takes them."""

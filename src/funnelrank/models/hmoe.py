@@ -21,13 +21,16 @@ from funnelrank.models.star import refuse_without_scenarios
 from funnelrank.nn.linear import MLP, Activation, Linear
 from funnelrank.nn.own import own, owner
 
+FEW = 1000       # rows without a named scenario, after which their own tower weighs half of what it asks for
+
 
 class ScenarioTowers(nn.Module):
     """h [B, 1, H], [B, T, H] or, with views per scenario, [B, P, H] -> logits [B, T].
 
     There are P places: one for each scenario with a name, and place 0 for rows without one (nn/own.py), which train a
-    tower of their own and listen to all; nobody listens to place 0. Where train had no such rows, a row of an unseen
-    scenario gets about the mean of all scores.
+    tower of their own and listen to all; nobody else listens to place 0. That tower's weight is taken times n / (n +
+    1000), n the rows it was trained by, and A_0 starts at zero: where train had no such rows, a row of an unseen
+    scenario gets the mean of what all named scenarios would say.
 
     hidden    widths of a tower's layers
     share     one A for all scenarios, instead of one for each
@@ -48,7 +51,10 @@ class ScenarioTowers(nn.Module):
         self.heads = Linear(self.towers.out, 1, stack=len(spec.owners) * self.places)
         self.register_buffer("owner", owner_of_outputs(spec), persistent=False)
         self.weights = Linear(spec.flat, self.places, stack=None if share else self.places)
+        self.register_buffer("nameless", torch.zeros(()))                       # n
         with torch.no_grad():
+            if not share:
+                self.weights.weight[0], self.weights.bias[0] = 0, 0
             first = torch.empty(len(spec.owners), 1)
             start_at_log_odds(first, spec)
             self.heads.bias.copy_(first.repeat_interleave(self.places, 0))
@@ -67,5 +73,8 @@ class ScenarioTowers(nn.Module):
         score = torch.where((column == place).unsqueeze(1), score, score.detach())
         heard = self.weights(x.flat)
         heard = heard if self.share else own(heard, place.squeeze(1))           # [B, P]
-        heard = heard.masked_fill((column == 0) & (place > 0), float("-inf"))
+        if self.training:
+            self.nameless += (place == 0).sum()
+        trained = -torch.log1p(FEW / self.nameless)                             # log n / (n + FEW)
+        heard = heard + torch.where(column == 0, torch.where(place == 0, trained, float("-inf")), 0.0)
         return (heard.softmax(1).unsqueeze(1) * score).sum(2)                   # [B, O]

@@ -175,7 +175,8 @@ class StarHeads(nn.Module):
 class AuxiliaryNetwork(nn.Module):
     """s_a = MLP([vector of the scenario, x]) -> [B, O]: what the scenario says by itself, past the main network.
 
-    x is the input before normalisation. Scenarios without a name share one vector.
+    x is the input before normalisation. Rows without a named scenario have the mean of the named ones' vectors, which
+    they do not train, and what they learn on top of it.
 
     width     of the scenario's vector
     hidden    widths of the network's layers
@@ -189,13 +190,16 @@ class AuxiliaryNetwork(nn.Module):
         refuse_without_scenarios(spec, "side")
         self.scenarios = nn.Embedding(spec.known + 1, width)
         nn.init.normal_(self.scenarios.weight, std=0.01)
+        nn.init.zeros_(self.scenarios.weight[0])
         self.mlp = MLP(width + (spec.raw or spec.flat), hidden, activation=activation)
         self.head = Linear(self.mlp.out, len(spec.owners))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Inputs) -> Tensor:
         raw = x.flat if x.raw is None else x.raw
-        return self.head(self.mlp(torch.cat([self.scenarios(owner(x.scenario)), raw], 1)))
+        own, named = self.scenarios.weight.split([1, len(self.scenarios.weight) - 1])
+        vectors = torch.cat([named.detach().mean(0, keepdim=True) + own, named])                # [S - 1, width]
+        return self.head(self.mlp(torch.cat([vectors.index_select(0, owner(x.scenario)), raw], 1)))
 
 
 def refuse_without_scenarios(spec: Spec, slot: str) -> None:
