@@ -2,6 +2,7 @@
 # make test   the whole test suite
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
+# make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
 # make fuzz   texts and rows nobody has seen, for the config reader and the encoder (SECONDS=600)
@@ -12,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test chaos fuzz lint install bench bench-quick
+.PHONY: run test chaos grid fuzz lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -24,6 +25,9 @@ test: $(INSTALLED)
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/chaos_files.py
+
+grid: $(INSTALLED)
+	$(BIN)/python tests/models/grid.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Small made things that many tests need: a layout, a batch, a model."""
 
+from dataclasses import replace
+
 import torch
 
 from funnelrank import config as configs
@@ -50,6 +52,20 @@ def batch(rows: int = 12, tasks: int = 3, seed: int = 0, missing: float = 0.0) -
         values=torch.cat([2 + draw(28, n_shown), 2 + draw(7, int(offsets[-1]) - n_shown)]),
         offsets=offsets, scenario=draw(5, rows), labels=labels, weight=torch.ones(rows),
         user=torch.arange(rows))
+
+
+def pick(rows: Batch, keep: list[int]) -> Batch:
+    """The rows `keep` of a batch, lists included."""
+    values, lengths = [], []
+    for k in range(2):
+        v, o = rows.bags(k)
+        for b in keep:
+            values.append(v[o[b]:o[b + 1]])
+            lengths.append(len(values[-1]))
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return replace(rows, ids=rows.ids[keep], numbers=rows.numbers[keep], values=torch.cat(values), offsets=offsets,
+                   scenario=rows.scenario[keep], labels=rows.labels[keep], weight=rows.weight[keep],
+                   user=rows.user[keep])
 
 
 def model(settings: Settings | None = None, seed: int = 0) -> RankingModel:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "funnelrank"
 STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # of one layer, and do not meet
 LAYERS = [
     ["errors", "stopping"],
-    ["settings", "schema", "document", "validate", "fill", "check", "config", "durable", "sealed"],
+    ["settings", "schema", "document", "validate", "fill", "together", "check", "config", "durable", "sealed"],
     ["batch", "inputs", "kernels"],
     ["nn", "funnel", "values", "calibration"],
     STRANGERS,
@@ -25,8 +25,8 @@ LAYERS = [
     ["cli"],
     ["", "__main__"],
 ]
-NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "check", "config", "describe", "cli",
-            "simulate", "data.vocab"]
+NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "together", "check", "config",
+            "describe", "cli", "simulate", "data.vocab"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api"],
            "except Exception": ["cli"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p

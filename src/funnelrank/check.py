@@ -6,14 +6,15 @@
 Each is 'dotted.key: what was found; what would do'. Neither reads data (data/verify.py does) nor imports torch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from funnelrank import together
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
+from funnelrank.together import part_groups, slot_parts
 
-SLOTS = ("prepare", "represent", "transfer", "predict", "side")
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
 # They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
 METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
@@ -22,9 +23,9 @@ METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
-    return [*_calibrator(settings, schema), *_slots(settings, schema), *_needs(settings, schema, shipped),
-            *_outputs(settings, schema), *_early_stopping(settings, schema), *_task_names(settings, schema),
-            *_calibrate(settings, schema)]
+    return [*_calibrator(settings, schema), *_slots(settings, schema),
+            *together.refusals(settings, schema, shipped), *_outputs(settings, schema),
+            *_early_stopping(settings, schema), *_task_names(settings, schema), *_calibrate(settings, schema)]
 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
@@ -54,9 +55,6 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
     for slot in ("represent", "predict"):
         if not model.get(slot) and not (model.get("side") and not model.get("represent")):
             yield f"model.{slot}: nothing stands in this slot; give `model` a name, or this slot a part"
-    if any(p["name"] == "wide" for p in _parts(model, ("side",))) and not schema.of_kind("cross"):
-        yield ("model.side: wide reads declared crosses, and there are none; declare one under features, as in "
-               "`tab_x_device: {kind: cross, of: [tab, device]}`, or leave wide out")
     relations = model.get("relations")
     for child, parents in (relations or {}).items():
         for name in (child, *([parents] if isinstance(parents, str) else parents)):
@@ -76,26 +74,9 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
 
 def _outputs(settings: Settings, schema: Schema) -> Iterator[str]:
     several = [t for t in schema.tasks if t.outputs > 1]
-    if several and any(p["name"] == "fm" for p in _parts(settings.model, ("side",))):
+    if several and any(p["name"] == "fm" for p in slot_parts(settings.model, ("side",))):
         yield (f"model.side: fm is one number a row, and task '{several[0].name}' ({several[0].kind}) reads "
                f"{several[0].outputs}; leave fm out, or let its products into the network with represent: deepfm")
-
-
-def _needs(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:
-    """Scenarios and groups that parts ask for and nobody declares."""
-    parts = [(f"model.{slot}", one, shipped["$defs"].get(f"{slot}.{one['name']}", {}))
-             for slot in SLOTS for one in _parts(settings.model, (slot,))]
-    made = {group for _, _, facts in parts for group in facts.get("x-makes", ())}
-    there = {f.role for f in schema.features.values()} | set(settings.embedding.groups) | made
-    for where, one, facts in parts:
-        if not schema.scenario and (facts.get("x-needs-scenario") or one.get("per") == "scenario"):
-            yield (f"{where}: {one['name']} has parameters of its own for each scenario; set data.scenario to the "
-                   "column that names it")
-        for group in part_groups(one):
-            if group not in there:
-                yield (f"{where}.{'group' if one.get('group') == group else 'groups'}: no feature has the role "
-                       f"'{group}', and embedding.groups has no such group; there are {listing(sorted(there))}"
-                       + did_you_mean(group, there))
 
 
 def _early_stopping(settings: Settings, schema: Schema) -> Iterator[str]:
@@ -174,7 +155,7 @@ def _groups(settings: Settings) -> Iterator[str]:
 
 def _embedding(settings: Settings) -> Iterator[str]:
     rows = settings.embedding
-    names = {p["name"] for p in _parts(settings.model)}
+    names = {p["name"] for p in slot_parts(settings.model)}
     if "fnn" in names and not rows.init_from:
         yield ("embedding.init_from: fnn is meant to start from a trained FM, and no run is named; without one it is a "
                "plain deep model")
@@ -185,16 +166,12 @@ def _embedding(settings: Settings) -> Iterator[str]:
 
 def asked_groups(model: Mapping[str, Any]) -> list[str]:
     """Groups that some part names: in `group`, its whole input, or in `groups`, what it reads besides."""
-    return list(dict.fromkeys(group for part in _parts(model) for group in part_groups(part)))
-
-
-def part_groups(part: Mapping[str, Any]) -> list[str]:
-    return [*([part["group"]] if part.get("group") else []), *(part.get("groups") or ())]
+    return list(dict.fromkeys(group for part in slot_parts(model) for group in part_groups(part)))
 
 
 def unread(settings: Settings, schema: Schema) -> Iterator[str]:
     """Features outside every group that the model reads, where each of its reading parts is tied to a group."""
-    readers = [p for p in _parts(settings.model, ("represent", "side"))]
+    readers = [p for p in slot_parts(settings.model, ("represent", "side"))]
     if not readers or not all(p.get("group") for p in readers):
         return                                        # a part without a group reads everything
     groups, asked = settings.embedding.groups, asked_groups(settings.model)
@@ -205,14 +182,6 @@ def unread(settings: Settings, schema: Schema) -> Iterator[str]:
         if name not in seen and feature.role not in asked and name not in used:
             yield (f"features.{name}: the model reads only {listing(sorted(asked))}, and this feature is in none of "
                    "them; remove it, or put it into a group")
-
-
-def _parts(model: Mapping[str, Any], slots: Iterable[str] = SLOTS) -> list[dict]:
-    parts: list[dict] = []
-    for slot in slots:
-        said = model.get(slot)
-        parts += said if isinstance(said, list) else [said] if said else []
-    return parts
 
 
 def _columns(settings: Settings, schema: Schema) -> Iterator[str]:

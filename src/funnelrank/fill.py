@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from funnelrank.check import SLOTS, calibrator_acts
+from funnelrank.check import calibrator_acts
 from funnelrank.document import Path as Keys
+from funnelrank.together import SLOTS
 
 CHAINS = ("prepare", "side")                                        # slots that hold any number of parts
 ORDER = ("name", "reading", *SLOTS, "calibrator", "relations")      # of keys, where a config is written out

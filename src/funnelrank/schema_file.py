@@ -78,9 +78,12 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _facts(part: type) -> dict[str, Any]:
-    """What `check` must know of a part without building it: that it needs scenarios, and groups that it makes."""
-    return ({"x-needs-scenario": True} if part.needs.scenario else {}) | (
-        {"x-makes": list(part.makes)} if hasattr(part, "makes") else {})
+    """What `check` must know of a part without building it: its needs, and what it declares (models/slots.py)."""
+    facts = {f"needs-{need}": getattr(part.needs, need) for need in ("scenario", "fields", "histories", "crosses")}
+    facts |= {key.replace("_", "-"): getattr(part, key, None)
+              for key in ("makes", "changes", "keeps", "sets_raw", "takes_scenarios")}
+    said = {f"x-{key}": list(value) if isinstance(value, tuple) else value for key, value in facts.items() if value}
+    return said | ({"x-reads": dict(part.reads)} if hasattr(part, "reads") else {})
 
 
 def part_settings(part: type) -> type[pydantic.BaseModel]:

@@ -121,7 +121,7 @@ def test_with_one_scenario_it_is_a_mixture_of_experts():
 def test_views_per_scenario_are_read_by_nobody_else():
     experts = {"represent": {"name": "mmoe", "per": "scenario"}}
     for said in ({"name": "mmoe", **experts}, {"name": "aitm", **experts}):
-        with pytest.raises(ConfigError, match="per: scenario gives a view for each scenario, which only hmoe"):
+        with pytest.raises(ConfigError, match="per: scenario gives a view for each scenario, which only 'hmoe'"):
             model(config(said))
 
 

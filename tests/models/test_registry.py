@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from graph import exported
 from made import batch, config, model
-from torch import nn
 
-from funnelrank.batch import Batch
 from funnelrank.evaluate.metrics import auc
 from funnelrank.loss import task_losses
 from funnelrank.models import MODELS
@@ -48,32 +47,8 @@ def test_every_parameter_gets_a_gradient_within_twenty_batches(name):
     assert not silent
 
 
-class FromTensors(nn.Module):
-    """A model as a graph takes it: tensors in, logits out."""
-
-    def __init__(self, m):
-        super().__init__()
-        self.model = m
-
-    def forward(self, ids, numbers, values, offsets, scenario):
-        rows = ids.shape[0]
-        return self.model(Batch(ids, numbers, values, offsets, scenario, numbers.new_zeros(rows, 3),
-                                numbers.new_ones(rows), scenario)).logits
-
-
-def tensors(rows):
-    return rows.ids, rows.numbers, rows.values, rows.offsets, rows.scenario
-
-
 def test_it_is_exported_with_an_open_number_of_rows_and_answers_the_same(name):
-    m = model(config({"name": name})).eval()
-    rows, values = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("values", min=2, max=100_000)
-    with torch.no_grad():
-        graph = torch.export.export(FromTensors(m), tensors(batch(12)), dynamic_shapes=(
-            {0: rows}, {0: rows}, {0: values}, {0: 2 * rows + 1}, {0: rows})).module()
-        for n, seed in ((12, 0), (31, 1), (200, 2)):
-            other = batch(n, seed=seed)
-            torch.testing.assert_close(graph(*tensors(other)), m(other).logits, atol=1e-6, rtol=1e-5)
+    exported(model(config({"name": name})))
 
 
 def crossed(n, seed):

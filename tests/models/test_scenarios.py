@@ -7,8 +7,7 @@ from operator import attrgetter
 
 import pytest
 import torch
-from made import batch, config, model
-from test_every_model import pick
+from made import batch, config, model, pick
 from test_registry import losses, trained
 
 from funnelrank.errors import ConfigError

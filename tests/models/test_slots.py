@@ -29,5 +29,5 @@ def test_parts_of_different_papers_work_together():
 
 
 def test_pairs_need_one_width():
-    with pytest.raises(ConfigError, match="needs one width for all of them; widths are 4, 6"):
+    with pytest.raises(ConfigError, match="needs one width for all of them; widths are '4' and '6'"):
         model(config({"name": "fm"}, embedding={"width": 4, "spaces": {"item": {"width": 6}}}))

@@ -29,6 +29,7 @@ class AttentionalFM(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    reads = {"fields": None}
     weighs = ("fields", "numbers")        # against each other: a new one takes a share from the first step
 
     def __init__(self, spec: Spec, *, attention: Annotated[int, Gt(0)] = 16, dropout: Rate = 0.0,

@@ -82,6 +82,7 @@ class AutoIntBody(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    reads = {"fields": None, "flat": "deep"}
     weighs = ("fields", "numbers")        # against each other: a new one takes a share from the first step
 
     def __init__(self, spec: Spec, *, layers: Count = 3, heads: Count = 2, width: Count = 16, residual: bool = True,
@@ -111,6 +112,9 @@ class AutoIntBottom(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    reads = {"fields": None}
+    changes = ("flat",)
+    keeps = "keep"
     weighs = ("fields", "numbers")        # against each other: a new one takes a share from the first step
 
     def __init__(self, spec: Spec, *, layers: Count = 3, heads: Count = 2, width: Count = 16, residual: bool = True,

@@ -30,6 +30,7 @@ class FirstOrder(nn.Module):
 
     needs = Needs(linear=True, numbers=True)
     splits = True
+    reads = {}
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -45,6 +46,7 @@ class SecondOrder(nn.Module):
 
     needs = Needs(fields=True, numbers=True)
     splits = True
+    reads = {"fields": None}
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -59,6 +61,7 @@ class DeepFMBody(nn.Module):
 
     needs = Needs(fields=True, numbers=True)
     splits = True
+    reads = {"flat": None, "fields": None}
 
     def __init__(self, spec: Spec, *, hidden: Widths = (128, 64), activation: Activation = "relu",
                  dropout: Rate = 0.0, norm: Literal["batch", "layer"] | None = None,

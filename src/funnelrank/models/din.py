@@ -32,6 +32,7 @@ class TargetAttention(nn.Module):
     """
 
     needs = Needs(histories=True)
+    reads, changes = {}, ("flat",)
 
     def __init__(self, spec: Spec, *, hidden: Widths = (36,), softmax: bool = False):
         super().__init__()

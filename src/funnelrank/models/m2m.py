@@ -44,6 +44,7 @@ class SequenceAttention(nn.Module):
     """
 
     needs = Needs(histories=True)
+    reads, changes = {}, ("flat",)
 
     def __init__(self, spec: Spec, *, heads: Annotated[int, Gt(0)] = 2, length: Annotated[int, Gt(0)] = 50):
         super().__init__()
@@ -98,7 +99,7 @@ class ScenarioView(nn.Module):
     """
 
     needs = Needs()
-    makes = (VIEW,)
+    reads, changes, makes = {}, (), (VIEW,)
 
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), hidden: Widths = (16,),
                  activation: Activation = "relu"):
@@ -191,6 +192,7 @@ class MetaTowers(nn.Module):
     """
 
     needs = Needs()
+    reads = {}
 
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), layers: Annotated[int, Gt(0)] = 2,
                  depth: Annotated[int, Gt(0)] = 1, rank: Annotated[int, Gt(0)] | None = None,

@@ -61,6 +61,7 @@ class LinearHeads(nn.Module):
 
     needs = Needs()
     splits = True
+    reads = {}
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -78,6 +79,7 @@ class Towers(nn.Module):
 
     needs = Needs()
     splits = True
+    reads = {}
 
     def __init__(self, spec: Spec, *, hidden: Widths = (64,), activation: Activation = "relu", dropout: Rate = 0.0,
                  norm: Literal["batch", "layer"] | None = None):

@@ -28,6 +28,7 @@ class NeuralFM(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    reads = {"fields": None}
 
     def __init__(self, spec: Spec, *, hidden: Widths = (64,), activation: Activation = "relu", dropout: Rate = 0.0,
                  norm: Literal["batch", "layer"] | None = None, per: Literal["all", "task"] = "all"):

@@ -52,6 +52,7 @@ class EmbeddingGate(nn.Module):
     """
 
     needs = Needs()
+    reads, changes = {}, ("flat", "fields")       # the gate itself sees sg(flat)
 
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), hidden: Annotated[int, Gt(0)] = 64,
                  gamma: Annotated[float, Gt(0)] = 2.0):
@@ -90,6 +91,7 @@ class ParameterGates(nn.Module):
     """
 
     needs = Needs()
+    reads = {}                                    # sg(flat)
 
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("user", "item"), hidden: Widths = (128, 64),
                  gate: Annotated[int, Gt(0)] = 64, position: Literal["input", "output"] = "input",

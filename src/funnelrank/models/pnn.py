@@ -29,6 +29,7 @@ class ProductNetwork(nn.Module):
     """
 
     needs = Needs(fields=True, numbers=True)
+    reads = {"flat": None, "fields": None}
 
     def __init__(self, spec: Spec, *, product: Literal["inner", "outer", "both"] = "inner",
                  hidden: Widths = (128, 64), activation: Activation = "relu", dropout: Rate = 0.0,

@@ -4,6 +4,20 @@
     h = represent(x)                          Inputs -> [B, V, H]
     h = transfer(h)                           [B, V, H] -> [B, T, H']
     z = predict(h, x) + sum_k side_k(x)       -> [B, O], of which each task owns a slice; O = T of binary tasks
+
+A part is a module made from a Spec and the config's keys. It declares, as class attributes, what others must know:
+
+    needs              what it asks the Embedding for
+    reads              of flat, fields and raw, those whose makers learn through it (what it only looks at behind a
+                       stop-gradient does not count); {name: None}, or {name: key} if only where `key` says something.
+                       Undeclared: flat. Groups that it names in `groups` count by themselves
+    changes            prepare: which of flat and fields are others behind it
+    keeps              prepare: the key that says whether flat as it was stays beside what is new (undeclared: it does)
+    makes, sets_raw    prepare: groups that it adds; that it keeps flat as it found it in raw
+    takes_scenarios    predict: it can read a view for each scenario
+    weighs             what it weighs against each other (train/axes.py)
+
+From these `check` (check.py) refuses what makes no sense together, before anything is built.
 """
 
 from __future__ import annotations
@@ -49,8 +63,6 @@ class Slots(nn.Module):
             self.represent = build_part("represent", model["represent"], spec)
             spec = replace(spec, views=self.represent.views, hidden=self.represent.hidden,
                            views_per=getattr(self.represent, "views_per", "task"))
-            if spec.views_per == "scenario":
-                _check_views(model)
             if model.get("transfer"):
                 self.transfer = build_part("transfer", model["transfer"], spec)
                 spec = replace(spec, views=self.transfer.views, hidden=self.transfer.hidden)
@@ -84,11 +96,3 @@ class Slots(nn.Module):
         for part in self.side:
             logits = logits + part(x)
         return logits
-
-
-def _check_views(model: Mapping[str, Any]) -> None:
-    """A view for each scenario is read by parts that know what to do with it, and by no others."""
-    if model.get("transfer") or not getattr(PARTS["predict"][model["predict"]["name"]], "takes_scenarios", False):
-        takers = ", ".join(n for n, part in PARTS["predict"].items() if getattr(part, "takes_scenarios", False))
-        raise ConfigError(f"model.represent.per: scenario gives a view for each scenario, which only {takers} in "
-                          "`predict`, without a transfer, can read; say `per: task` or `per: all`")

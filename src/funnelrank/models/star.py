@@ -44,6 +44,7 @@ class PartitionedNorm(nn.Module):
     """
 
     needs = Needs(scenario=True)
+    reads, changes, sets_raw = {}, ("flat", "fields"), True
 
     def __init__(self, spec: Spec, *, leave: Sequence[str] = ("scenario",),
                  momentum: Annotated[float, Gt(0)] = 0.1, eps: Annotated[float, Gt(0)] = 1e-5):
@@ -153,6 +154,7 @@ class StarHeads(nn.Module):
     """s_o = <w_op o w_o, h_t> + b_op + b_o: h [B, T, H] or [B, 1, H] -> [B, O]. The last star layer."""
 
     needs = Needs(scenario=True)
+    reads = {}
 
     def __init__(self, spec: Spec):
         super().__init__()
@@ -183,6 +185,7 @@ class AuxiliaryNetwork(nn.Module):
     """
 
     needs = Needs(scenario=True)
+    reads = {"raw": None}
 
     def __init__(self, spec: Spec, *, width: Annotated[int, Gt(0)] = 16, hidden: Widths = (16,),
                  activation: Activation = "relu"):

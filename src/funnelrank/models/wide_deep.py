@@ -23,6 +23,7 @@ class Wide(nn.Module):
 
     needs = Needs(crosses=True)
     splits = True
+    reads = {}
 
     def __init__(self, spec: Spec):
         super().__init__()
