@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from made import batch, config, model
+from plain import layer, mlp, wake
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Relation, Spec
@@ -17,34 +18,49 @@ H = 8
 
 def transfer(relations=CHAIN, tasks=3, seed=0, **keys):
     torch.manual_seed(seed)
-    return InformationTransfer(Spec(flat=1, tasks=tasks, views=tasks, hidden=H, relations=relations), **keys)
+    return InformationTransfer(Spec(flat=1, tasks=tasks, views=tasks, hidden=H, relations=relations), **keys).double()
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 def towers(B=5, tasks=3):
-    return torch.randn(B, tasks, H, generator=torch.Generator().manual_seed(3))
+    return draw(B, tasks, H)
 
 
-def plain_self_gate(part, q):
-    """The paper's equations, row by row in float64."""
-    w = lambda m: m.weight.detach().double()
-    attend = part.attention["all"]
-    h1, h2, h3 = (lambda u, m=m: w(m) @ u for m in (attend.h1, attend.h2, attend.h3))
+def attended(variant, attend, u):
+    """One row's candidates u, the task's own tower last -> z."""
+    own = lambda i: i if variant == "own_keys" else None
+    if variant == "self_gate":
+        score = [layer(attend.h2, x) @ layer(attend.h3, x) for x in u]
+        value = [layer(attend.h1, x) for x in u]
+    else:
+        score = [layer(attend.h1, u[-1]) @ layer(attend.h2, x, own(i)) for i, x in enumerate(u)]
+        value = [layer(attend.h3, x, own(i)) for i, x in enumerate(u)]
+    e = [math.exp(s / math.sqrt(H)) for s in score]
+    z = sum(w / sum(e) * v for w, v in zip(e, value))
+    return z if attend.project is None else layer(attend.project, z)
+
+
+def plain(part, q):
+    """The equations, row by row and step by step."""
     out = []
-    for row in q.double():
+    for row in q:
         z = [row[0]]
         for t in range(1, len(row)):
-            g = part.gates[f"{t - 1}_{t}"].layers[0]["linear"]
-            p = torch.relu(w(g) @ z[-1] + g.bias.detach().double())
-            lw = [h2(u) @ h3(u) / math.sqrt(H) for u in (p, row[t])]
-            e = [math.exp(v) for v in lw]
-            z.append(sum(ei / sum(e) * h1(u) for ei, u in zip(e, (p, row[t]))))
+            p = mlp(part.gates[f"{t - 1}_{t}"], z[-1])
+            attend = part.attention["all"] if "all" in part.attention else part.attention[str(t)]
+            z.append(attended(part.variant, attend, (p, row[t])))
         out.append(torch.stack(z))
     return torch.stack(out)
 
 
-def test_self_gate_is_the_papers_equations():
-    part, q = transfer(), towers()
-    torch.testing.assert_close(part(q).double(), plain_self_gate(part, q), atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("variant", ["self_gate", "cross", "own_keys"])
+def test_each_variant_is_its_equations(variant, share):
+    part, q = wake(transfer(variant=variant, share=share)), towers()
+    torch.testing.assert_close(part(q), plain(part, q), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("variant", ["self_gate", "cross", "own_keys"])
@@ -58,7 +74,7 @@ def swapped(part, u):
 
 
 def test_self_gate_does_not_care_which_input_is_which_and_cross_does():
-    u = torch.randn(6, 2, H)
+    u = draw(6, 2, H)
     gate, cross = transfer(), transfer(variant="cross")
     torch.testing.assert_close(gate.attention["all"](u.unbind(1)), swapped(gate, u))
     assert not torch.allclose(cross.attention["all"](u.unbind(1)), swapped(cross, u), atol=1e-3)
@@ -66,7 +82,7 @@ def test_self_gate_does_not_care_which_input_is_which_and_cross_does():
 
 def test_transfer_of_q_and_q_is_h1_of_q():
     part = transfer()
-    q = torch.randn(6, H)
+    q = draw(6, H)
     attend = part.attention["all"]
     torch.testing.assert_close(attend([q, q]), attend.h1(q))
 
@@ -75,8 +91,46 @@ def test_transfer_of_q_and_q_is_h1_of_q():
 def test_without_h2_or_h3_both_inputs_weigh_half(silent):
     attend = transfer().attention["all"]
     torch.nn.init.zeros_(getattr(attend, silent).weight)
-    u = torch.randn(6, 2, H)
+    u = draw(6, 2, H)
     torch.testing.assert_close(attend(u.unbind(1)), attend.h1(u).mean(1))
+
+
+def marked(attend, count):
+    """Candidates whose last numbers name them, which nothing but the values reads: the weights come out there."""
+    u = draw(6, count, H)
+    u[:, :, H - count:] = torch.eye(count, dtype=torch.float64)
+    with torch.no_grad():
+        attend.h1.weight.copy_(torch.eye(H))
+        for h in (attend.h2, attend.h3):
+            h.weight[:, H - count:] = 0
+    return u
+
+
+def weights(attend, u):
+    count = u.shape[1]
+    return attend(u.unbind(1))[:, H - count:]
+
+
+def test_weights_are_positive_and_sum_to_one():
+    attend = transfer().attention["all"]
+    w = weights(attend, marked(attend, 3))
+    assert (w > 0).all()
+    torch.testing.assert_close(w.sum(1), torch.ones(6, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_what_one_input_says_changes_its_own_score_alone():
+    attend = transfer().attention["all"]
+    u = marked(attend, 3)
+    before = weights(attend, u)
+    u[:, 0, :H - 3] += 1
+    after = weights(attend, u)
+    torch.testing.assert_close(after[:, 1] / after[:, 2], before[:, 1] / before[:, 2], atol=1e-12, rtol=0)
+    assert not torch.isclose(after[:, 0], before[:, 0]).any()
+
+
+def test_a_task_beside_the_funnel_is_a_single_tower():
+    part, q = transfer((Relation(0, 1),)), towers()
+    assert torch.equal(part(q)[:, 2], q[:, 2])
 
 
 def test_own_keys_with_tied_keys_is_cross_without_its_projection():
@@ -91,7 +145,7 @@ def test_own_keys_with_tied_keys_is_cross_without_its_projection():
                 getattr(getattr(other, h), name).copy_(tied[0])
         other.project.weight.copy_(torch.eye(H))
         other.project.bias.zero_()
-    u = torch.randn(6, 2, H)
+    u = draw(6, 2, H)
     torch.testing.assert_close(attend(u.unbind(1)), other(u.unbind(1)))
 
 
@@ -99,7 +153,7 @@ def test_heads_attend_by_themselves():
     """Two heads are one head of half width, twice, when nothing mixes the halves."""
     part = transfer(heads=2)
     attend = part.attention["all"]
-    u = torch.randn(6, 2, H)
+    u = draw(6, 2, H)
     half = H // 2
     expected = []
     for lo in (0, half):

@@ -53,7 +53,7 @@ def test_decomposed_it_is_the_papers_dense_product(keys, per):
     for b in range(7):
         for v in range(part.views):
             expected = plain(part, x, b, v if per == "task" else None)
-            torch.testing.assert_close(out[b, v], expected, atol=1e-11, rtol=0)
+            torch.testing.assert_close(out[b, v], expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("per", ["all", "task"])

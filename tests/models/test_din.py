@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from made import batch, config, model
+from plain import layer, wake
 
 from funnelrank.inputs import History, Inputs, Spec
 from funnelrank.models.din import TargetAttention
+from funnelrank.models.mlp import LinearHeads, MLPBody
 from funnelrank.nn.activation import Dice
 
 D = 4
@@ -15,38 +18,65 @@ OFFSETS = torch.tensor([0, 2, 2, 5])               # rows of 2, 0 and 3 entries
 
 def history(seed=0):
     g = torch.Generator().manual_seed(seed)
-    return History(torch.randn(5, D, generator=g), OFFSETS, torch.randn(3, D, generator=g))
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
+    return History(draw(5, D), OFFSETS, draw(3, D))
 
 
 def part(**keys):
     torch.manual_seed(0)
     made = TargetAttention(Spec(flat=2, tasks=1, histories={"shown": D}), **keys)
-    return made.eval()
+    return wake(made)
 
 
 def pooled(made, h):
-    return made(Inputs(torch.zeros(3, 2), histories={"shown": h})).flat[:, 2:]
+    return made(Inputs(torch.zeros(3, 2, dtype=torch.float64), histories={"shown": h})).flat[:, 2:]
 
 
 def test_pooled_histories_join_flat_and_the_spec_says_so():
     made = part()
-    x = made(Inputs(torch.ones(3, 2), histories={"shown": history()}))
+    x = made(Inputs(torch.ones(3, 2, dtype=torch.float64), histories={"shown": history()}))
     assert x.flat.shape == (3, 2 + D) == (3, made.spec.flat) and (x.flat[:, :2] == 1).all() and not x.histories
 
 
-def test_it_is_the_papers_sum_entry_by_entry():
-    made, h = part(), history()
-    unit, out = made.units["0"], pooled(made, h)
-    for b in range(3):
-        u = torch.zeros(D, dtype=torch.float64)
-        for e in h.values[OFFSETS[b]:OFFSETS[b + 1]].double():
-            v = h.target[b].double()
-            s = unit.first.weight.double() @ torch.cat([e, v, e - v, e * v]) + unit.first.bias.double()
-            norm = unit.dice[0].norm
-            p = torch.sigmoid((s - norm.running_mean) / (norm.running_var + 1e-8).sqrt())
-            a = unit.rest[0].weight.double() @ (p * s) + unit.rest[0].bias.double()
-            u += a * e
-        torch.testing.assert_close(out[b].double(), u, atol=1e-6, rtol=1e-5)
+def dice(f, s):
+    p = torch.sigmoid((s - f.norm.running_mean) / (f.norm.running_var + 1e-8).sqrt())
+    return p * s + (1 - p) * f.alpha * s
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_it_is_the_papers_sum_entry_by_entry(softmax):
+    made, h = part(hidden=(5, 3), softmax=softmax), history()
+    unit = made.units["0"]
+    with torch.no_grad():
+        for f in unit.dice:
+            f.norm.running_mean.fill_(0.2)
+            f.norm.running_var.fill_(2.0)
+    out = pooled(made, h)
+    for b, v in enumerate(h.target):
+        entries = h.values[OFFSETS[b]:OFFSETS[b + 1]]
+        a = []
+        for e in entries:
+            s = layer(unit.first, torch.cat([e, v, e - v, e * v]))
+            for f, linear in zip(unit.dice, unit.rest):
+                s = layer(linear, dice(f, s))
+            a.append(s[0])
+        if softmax and a:
+            a = torch.softmax(torch.stack(a), 0)
+        u = sum((w * e for w, e in zip(a, entries)), torch.zeros(D, dtype=torch.float64))
+        torch.testing.assert_close(out[b], u, atol=1e-10, rtol=0)
+
+
+def test_behind_it_an_mlp_with_dice_is_the_papers_model():
+    spec = part().spec
+    body = wake(MLPBody(spec, hidden=(5, 3), activation="dice", per="task"))
+    heads = wake(LinearHeads(replace(spec, hidden=3)))
+    x = part()(Inputs(torch.ones(3, 2, dtype=torch.float64), histories={"shown": history()}))
+    z = heads(body(x), x)
+    for b, row in enumerate(x.flat):
+        h = row
+        for step in body.mlp.layers:
+            h = dice(step["activation"], layer(step["linear"], h, 0))
+        torch.testing.assert_close(z[b], layer(heads.linear, h, 0), atol=1e-10, rtol=0)
 
 
 def test_empty_history_is_zeros():
@@ -60,10 +90,10 @@ def test_order_of_a_history_does_not_matter():
 
 
 def test_one_entry_is_weighed_by_its_unit_and_by_one_under_softmax():
-    h = History(torch.randn(1, D), torch.tensor([0, 1]), torch.randn(1, D))
+    h = History(history().values[:1], torch.tensor([0, 1]), history().target[:1])
     made = part()
     made_softmax = part(softmax=True)
-    run = lambda m: m(Inputs(torch.zeros(1, 2), histories={"shown": h})).flat[:, 2:]
+    run = lambda m: m(Inputs(torch.zeros(1, 2, dtype=torch.float64), histories={"shown": h})).flat[:, 2:]
     weight = made.units["0"](h, torch.zeros(1, dtype=torch.int64))
     torch.testing.assert_close(run(made), weight * h.values)
     torch.testing.assert_close(run(made_softmax), h.values)
@@ -71,15 +101,16 @@ def test_one_entry_is_weighed_by_its_unit_and_by_one_under_softmax():
 
 def test_softmax_weights_sum_to_one_over_each_history():
     h = history()
-    same = History(torch.ones(5, D), h.offsets, h.target)
-    torch.testing.assert_close(pooled(part(softmax=True), same)[[0, 2]], torch.ones(2, D))
+    same = History(torch.ones_like(h.values), h.offsets, h.target)
+    torch.testing.assert_close(pooled(part(softmax=True), same)[[0, 2]],
+                               torch.ones(2, D, dtype=torch.float64))
 
 
 def test_a_row_does_not_feel_its_neighbours():
     h, made = history(), part()
     alone = History(h.values[2:], torch.tensor([0, 3]), h.target[2:])
-    torch.testing.assert_close(made(Inputs(torch.zeros(1, 2), histories={"shown": alone})).flat[0, 2:],
-                               pooled(made, h)[2])
+    x = made(Inputs(torch.zeros(1, 2, dtype=torch.float64), histories={"shown": alone}))
+    torch.testing.assert_close(x.flat[0, 2:], pooled(made, h)[2], atol=1e-12, rtol=0)
 
 
 def test_dice_with_alpha_one_is_the_identity_and_normalises_channels_of_the_batch():

@@ -118,6 +118,15 @@ def test_with_one_scenario_it_is_a_mixture_of_experts():
     torch.testing.assert_close(heads(body(x), x), mine, atol=1e-12, rtol=0)
 
 
+def test_what_a_scenario_listens_to_sums_to_one():
+    (body, heads), x = made(), rows()
+    with torch.no_grad():
+        for p in (heads.towers.layers[0]["linear"].weight, heads.heads.weight):
+            p.zero_()
+        heads.heads.bias.fill_(0.7)
+    torch.testing.assert_close(heads(body(x), x), torch.full((20, T), 0.7, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
 def test_views_per_scenario_are_read_by_nobody_else():
     experts = {"represent": {"name": "mmoe", "per": "scenario"}}
     for said in ({"name": "mmoe", **experts}, {"name": "aitm", **experts}):

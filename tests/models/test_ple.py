@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made import config
 from plain import mlp, wake
 
 from funnelrank.errors import ConfigError
@@ -90,3 +91,9 @@ def test_equal_experts_make_every_gate_irrelevant():
 def test_no_experts_at_all_are_refused():
     with pytest.raises(ConfigError, match="neither own nor shared"):
         made(own=0, shared=0)
+
+
+def test_cgc_is_ple_of_one_level():
+    said = {name: config({"name": name, "represent": {"levels": 1}}).model for name in ("cgc", "ple")}
+    assert said["ple"] == {**said["cgc"], "name": "ple"} and config({"name": "cgc"}).model == said["cgc"]
+    assert config({"name": "ple"}).model["represent"]["levels"] == 2

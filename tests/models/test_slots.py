@@ -1,4 +1,5 @@
 import pytest
+import torch
 from made import batch, config, model
 
 from funnelrank.errors import ConfigError
@@ -31,3 +32,12 @@ def test_parts_of_different_papers_work_together():
 def test_pairs_need_one_width():
     with pytest.raises(ConfigError, match="needs one width for all of them; widths are '4' and '6'"):
         model(config({"name": "fm"}, embedding={"width": 4, "spaces": {"item": {"width": 6}}}))
+
+
+def test_the_order_in_which_a_config_names_slots_and_keys_changes_nothing():
+    said = {"name": "aitm", "prepare": ["epnet"], "represent": {"name": "mmoe", "experts": 2, "hidden": [8]},
+            "side": ["lr"], "reading": "joint"}
+    turned = {k: dict(reversed(v.items())) if isinstance(v, dict) else v for k, v in reversed(said.items())}
+    assert config(said).model == config(turned).model
+    a, b = (model(config(s)).eval()(batch()).logits for s in (said, turned))
+    assert torch.equal(a, b)
