@@ -116,8 +116,11 @@ def small_log(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples" / "models").glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_example_of_a_model_trains_and_scores(example, small_log, tmp_path):
+SMALL = [e for e in EXAMPLES if e.parent.name in ("models", "balance")]
+
+
+@pytest.mark.parametrize("example", SMALL, ids=by_name)
+def test_an_example_on_the_simulated_log_trains_and_scores(example, small_log, tmp_path):
     edits = [f"data.dir={small_log}", f"train.out={tmp_path}", "train.epochs=1", "train.batch_size=128",
              "train.threads=1"]
     if load(example).settings.embedding.init_from:

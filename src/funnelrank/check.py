@@ -12,7 +12,7 @@ from typing import Any
 from funnelrank import together
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
-from funnelrank.settings import Settings
+from funnelrank.settings import LOOKING, Settings
 from funnelrank.together import part_groups, slot_parts
 
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
@@ -25,7 +25,8 @@ def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> 
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
     return [*_calibrator(settings, schema), *_slots(settings, schema),
             *together.refusals(settings, schema, shipped), *_outputs(settings, schema),
-            *_early_stopping(settings, schema), *_task_names(settings, schema), *_calibrate(settings, schema)]
+            *_early_stopping(settings, schema), *_task_names(settings, schema), *_balance(settings, schema),
+            *_calibrate(settings, schema)]
 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
@@ -114,6 +115,31 @@ def _task_names(settings: Settings, schema: Schema) -> Iterator[str]:
                "first step of a funnel")
     if all(t.weight == 0 for t in schema.tasks):
         yield f"tasks.{schema.tasks[0].name}.weight: every task has weight 0, so nothing would be learnt"
+
+
+def _balance(settings: Settings, schema: Schema) -> Iterator[str]:
+    said, tasks, where = settings.train.balance, schema.tasks, "train.balance"
+    if said.name == "fixed":
+        return
+    if said.name == "equal":
+        yield from (f"{where}: equal was asked for, but tasks.{t.name}.weight is {t.weight:g}; write fixed, or leave "
+                    "the weight out" for t in tasks if t.weight != 1)
+        return
+    if len(tasks) == 1:
+        yield f"{where}: {said.name} balances tasks, and '{tasks[0].name}' is the only one; leave it out"
+    for task in tasks:
+        if task.weight == 0:
+            yield (f"{where}: {said.name} compares all tasks, and tasks.{task.name}.weight is 0; remove the task, or "
+                   "write fixed")
+        if said.name in ("uncertainty", "dwa", "gradnorm") and task.kind in ("count", "ziln"):
+            yield (f"{where}: {said.name} compares losses that stay above 0, and that of task '{task.name}' (a "
+                   f"{task.kind}) need not; choose pcgrad, metabalance or fixed")
+    if said.name == "metabalance" and said.target not in (None, *schema.task_names):
+        yield (f"{where}.target: no task '{said.target}'; tasks are {listing(schema.task_names)}"
+               + did_you_mean(said.target, schema.task_names))
+    if said.name in LOOKING and settings.train.compile:
+        yield (f"train.compile: {said.name} goes backward through one graph several times, which compiled code cannot; "
+               "set it to false")
 
 
 def _calibrate(settings: Settings, schema: Schema) -> Iterator[str]:

@@ -20,6 +20,8 @@ URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 def short_for(path: Keys) -> str | None:
     """The key that a bare word stands for at `path`: `price: number` is `price: {kind: number}`."""
+    if path == ("train", "balance"):
+        return "name"
     if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in SLOTS:
         return "name"
     return "kind" if path[0] == "features" and len(path) == 2 and path[1] != "lists" else None
@@ -36,6 +38,9 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
         inner = value.get(section)
         if isinstance(inner, dict):
             inner.update({k: {} for k, v in inner.items() if v is None})
+    train = value.get("train")
+    if isinstance(train, dict) and isinstance(train.get("balance"), str):
+        train["balance"] = {"name": train["balance"]}
     model = value.setdefault("model", {"name": _usual_model(value.get("tasks"))})
     if isinstance(model, str):
         model = value["model"] = {"name": model}

@@ -160,12 +160,25 @@ def _section(path: str, name: str, defs: Mapping[str, Any]) -> Iterator[str]:
     yield _table(name, defs[name])
     for key, node in defs[name]["properties"].items():
         inner = re.search(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(node))
-        if inner:
+        if "discriminator" in node:
+            yield f"### {path}.{key}\n"
+            yield from _choice(node["discriminator"]["mapping"], defs)
+        elif inner:
             many = ".*name*" if "additionalProperties" in node else ""
             yield f"### {path}.{key}{many}\n"
             if said := defs[inner[1]].get("description"):
                 yield f"{said}\n"
             yield from _section(f"{path}.{key}", inner[1], defs)
+
+
+def _choice(mapping: Mapping[str, str], defs: Mapping[str, Any]) -> Iterator[str]:
+    """Sections of which one is chosen by its name: what each is for, and its keys."""
+    for name, ref in mapping.items():
+        node = defs[ref.split("/")[-1]]
+        own = {k: v for k, v in node["properties"].items() if k != "name"}
+        yield f"**`{name}`** {node['description']}\n"
+        if own:
+            yield _table(ref.split("/")[-1], {**node, "properties": own})
 
 
 def _features(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
@@ -249,6 +262,8 @@ def _rows(rows: list[tuple[str, ...]], head: tuple[str, ...] = ("key", "type", "
 
 def type_words(node: Mapping[str, Any]) -> str:
     """A JSON Schema node in words: 'integer >= 1', 'one of `mean`, `sum`', 'list of text'."""
+    if "discriminator" in node:
+        return type_words({"enum": list(node["discriminator"]["mapping"])}) + ", or a mapping with `name`"
     if "anyOf" in node:
         words = [type_words(n) for n in node["anyOf"] if n.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
@@ -279,6 +294,8 @@ def type_words(node: Mapping[str, Any]) -> str:
 
 def _default(node: Mapping[str, Any]) -> str:
     value = node["default"]
+    if "discriminator" in node:
+        return _code(value["name"])
     if "$ref" in node or node.get("anyOf", [{}])[0].get("$ref"):
         return "see below" if value is not None else "none"
     if isinstance(value, list) and value:

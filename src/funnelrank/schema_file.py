@@ -111,6 +111,9 @@ def _name_pattern(section: dict[str, Any]) -> dict[str, str]:
 def _tidy(node: Any) -> None:
     """No titles that only repeat a key; a mapping with free names says so in a form that refuses bad ones."""
     if isinstance(node, dict):
+        if "oneOf" in node and "discriminator" in node:           # of settings: its name alone does, too
+            del node["oneOf"]
+            node |= _named(node["discriminator"]["propertyName"], node["discriminator"]["mapping"])
         if isinstance(node.get("title"), str):
             del node["title"]
         if node.get("type") == "object" and "patternProperties" in node:

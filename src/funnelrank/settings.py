@@ -482,6 +482,69 @@ class EarlyStopping(Section):
     min_delta: float = Field(0.0, ge=0)
 
 
+class FixedBalance(Section):
+    """Losses are added, each with its task's weight (`tasks.NAME.weight`, 1 where none is said)."""
+
+    name: Literal["fixed"] = "fixed"
+
+
+class EqualBalance(Section):
+    """As `fixed`, and a config that gives a task another weight than 1 is refused."""
+
+    name: Literal["equal"] = "equal"
+
+
+class UncertaintyBalance(Section):
+    """Weights e^-s, with s learned so that e^s is twice the task's loss (Kendall, Gal & Cipolla, CVPR 2018)."""
+
+    name: Literal["uncertainty"] = "uncertainty"
+    lr: float = Field(0.01, gt=0)
+    """Adam's step size for s."""
+
+
+class DwaBalance(Section):
+    """Tasks whose loss falls slowly weigh more (dynamic weight average; Liu, Johns & Davison, CVPR 2019)."""
+
+    name: Literal["dwa"] = "dwa"
+    temperature: float = Field(2.0, gt=0)
+    """Higher: weights nearer to 1."""
+    every: int = Field(100, ge=1)
+    """Steps whose losses are averaged before they are compared; the paper's are an epoch."""
+
+
+class GradNormBalance(Section):
+    """Weights learned so that tasks pull equally hard at what they share (Chen et al., ICML 2018)."""
+
+    name: Literal["gradnorm"] = "gradnorm"
+    alpha: float = Field(1.5, ge=0)
+    """How much harder a task pulls that is behind; 0: none."""
+    lr: float = Field(0.025, gt=0)
+    """Adam's step size for the weights."""
+
+
+class PCGradBalance(Section):
+    """What points against another task's gradient is taken out of a gradient (Yu et al., NeurIPS 2020)."""
+
+    name: Literal["pcgrad"] = "pcgrad"
+
+
+class MetaBalance(Section):
+    """Other tasks' gradients are made as long as the target's, block by block (He et al., WWW 2022)."""
+
+    name: Literal["metabalance"] = "metabalance"
+    target: str | None = None
+    """The task that the others are there to help. Default: the last one."""
+    relax: float = Field(0.7, ge=0, le=1)
+    """The share of a gradient that is rescaled; 0 changes nothing, 1 all."""
+    beta: float = Field(0.9, ge=0, lt=1)
+    """Decay per step of the averages of gradients' lengths."""
+
+
+AnyBalance = Annotated[FixedBalance | EqualBalance | UncertaintyBalance | DwaBalance | GradNormBalance | PCGradBalance
+                       | MetaBalance, Field(discriminator="name")]
+LOOKING = ("gradnorm", "pcgrad", "metabalance")      # balances that ask each task for its gradient
+
+
 class Train(Section):
     """The run."""
 
@@ -492,6 +555,8 @@ class Train(Section):
     batch_size: int = Field(1024, ge=1)
     optimiser: DenseOptimiser = DenseOptimiser()
     schedule: Schedule = Schedule()
+    balance: AnyBalance = FixedBalance()
+    """How the tasks' losses become one gradient; see [balance.md](balance.md)."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of all gradients together, table rows included."""
     average: float | None = Field(0.99, gt=0, lt=1)

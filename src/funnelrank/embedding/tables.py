@@ -68,10 +68,13 @@ class Table(nn.Module):
         self.pending.append((rows, block))
         return block, place
 
-    def take(self) -> list[RowGradient]:
-        """The step's row gradients, PAD's set to zero."""
-        taken, self.pending = [RowGradient(self, rows, block.grad, block.detach()) for rows, block in self.pending
-                               if block.grad is not None], []
+    def take(self, again: bool = False) -> list[RowGradient]:
+        """The step's row gradients, PAD's set to zero; with `again`, another backward may follow."""
+        taken = [RowGradient(self, rows, block.grad, block.detach()) for rows, block in self.pending
+                 if block.grad is not None]
+        self.pending = self.pending if again else []
+        for _, block in self.pending:
+            block.grad = None
         for g in taken:
             g.grad.masked_fill_(torch.isin(g.rows, self.pad).unsqueeze(1), 0)
         return taken
@@ -234,9 +237,10 @@ class Embedding(nn.Module):
                     start = table.offset[named]
                     table.weight[start + OOV] = table.weight[start + FIRST:start + size].mean(0)
 
-    def take_gradients(self) -> list[RowGradient]:
-        """The step's row gradients, one per table that a backward reached; asking takes them."""
-        found: dict[str, list[RowGradient]] = {n: t.take() for n, t in self.tables.items()}
+    def take_gradients(self, again: bool = False) -> list[RowGradient]:
+        """The step's row gradients, one per table that a backward reached; asking takes them. With `again`, another
+        backward of the same step may follow, and leaves its own."""
+        found: dict[str, list[RowGradient]] = {n: t.take(again) for n, t in self.tables.items()}
         if self.native:
             tables = list(self.tables.items())
             for rows in self.native.take():

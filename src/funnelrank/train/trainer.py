@@ -24,6 +24,7 @@ from funnelrank.funnel import Prediction
 from funnelrank.loss import calibrator, task_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
+from funnelrank.train.balance import balance_of
 from funnelrank.train.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from funnelrank.train.events import Event, Report
 from funnelrank.train.health import (
@@ -38,6 +39,7 @@ from funnelrank.train.health import (
 )
 from funnelrank.train.optim import Average, RowUpdates, clip, dense_optimiser, dense_parameters, schedule_factor
 from funnelrank.train.profile import Profile
+from funnelrank.train.shared import Shared
 from funnelrank.train.signals import Interrupted, held_signals
 
 MOST_EPOCHS = 20                     # of `epochs: auto`
@@ -89,6 +91,8 @@ class Trainer:
         self.profile = profile
         self.ends: Callable[[str], None] = profile.ends if profile else lambda part: None
         self.weights = weights                                           # [T] of tasks in the loss
+        self.shared = Shared(model)
+        self.balance = balance_of(settings.balance, model, self.shared)
         self.watch = Watch(model, report)
         self.dense = dense_parameters(model)
         self.optimiser = dense_optimiser(model, settings.optimiser) if self.dense else None
@@ -176,18 +180,19 @@ class Trainer:
     def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
         s = self.settings
         self.ends("loading")
-        _, losses, loss, pressed = self._forward(batch)
+        self.balance.begin(batch, self.shared)
+        _, losses, rest = self._forward(batch)
+        seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
         self.ends("forward")
-        self._check_finite(losses, loss, batch)
+        self._check_finite(losses, rest, batch)
         if self.optimiser:
             self.optimiser.zero_grad(set_to_none=True)
         factor = schedule_factor(s.schedule, self.step, total)
-        if self.fuses and not s.clip_norm:                                        # nothing looks at the row gradients
+        if self.fuses and not s.clip_norm and not self.balance.looks:             # nothing looks at the row gradients
             self.updates.fuse(factor, self.average)
         self.ends("other")
-        loss.backward()
+        gradients = self.balance.backward(self.weights * losses, seen, rest, self.shared)
         self.ends("backward")
-        gradients = self.model.embedding.take_gradients()
         if odd := odd_gradients(self.model, gradients):
             raise stopped("gradient", odd, self.step + 1, self._here, culprits(self.model, batch))
         if s.clip_norm:
@@ -204,25 +209,23 @@ class Trainer:
         self.ends("dense step")
         self.step += 1
         self.rows += len(batch)
-        seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
-        self._losses += torch.stack([torch.cat([losses.detach(), pressed.detach().view(1)]),
+        pressed = losses.new_zeros(1) if rest is None else rest.detach().view(1) / self.model.calibrator
+        self._losses += torch.stack([torch.cat([losses.detach(), pressed]),
                                      torch.cat([seen.float(), seen.new_ones(1).float()])]).cpu()
         if self.step % s.log_every == 0:
             self._flush_log(planned)
         if self.profile:
             self.profile.step_ends(batch)
 
-    def _forward(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor, Tensor]:
-        """Predictions, losses [T], what is minimised, and the calibrator's part of it before its factor."""
+    def _forward(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor | None]:
+        """Predictions, losses [T], and what is minimised besides: the calibrator times its weight."""
         self.model.train()
         said = self.model(batch)
         losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
-        loss = (self.weights * losses).sum()
-        pressed = losses.new_zeros(())
-        if self.model.calibrator:
-            pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
-            loss = loss + self.model.calibrator * pressed
-        return said, losses, loss, pressed
+        if not self.model.calibrator:
+            return said, losses, None
+        pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
+        return said, losses, self.model.calibrator * pressed
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -230,8 +233,8 @@ class Trainer:
         before = self.position or {"epoch": 0, "batch": 0}
         return {k: before[k] for k in ("epoch", "batch")}
 
-    def _check_finite(self, losses: Tensor, loss: Tensor, batch: Batch) -> None:
-        if math.isfinite(loss.item()):
+    def _check_finite(self, losses: Tensor, rest: Tensor | None, batch: Batch) -> None:
+        if math.isfinite((self.weights * losses.detach()).sum().item() + (0.0 if rest is None else rest.item())):
             return
         tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or ["calibrator"]
         raise stopped("loss", tasks, self.step + 1, self._here, culprits(self.model, batch))
@@ -272,11 +275,12 @@ class Trainer:
         raise TrainingError(f"step {step}: the run has {self.step} steps; name one of them")
 
     def _look(self, batch: Batch) -> Look:
-        said, losses, loss, _ = self._forward(batch)
+        self.balance.begin(batch, self.shared)
+        said, losses, rest = self._forward(batch)
         self.model.zero_grad(set_to_none=True)
-        loss.backward()
-        return look(self.model, said, batch, losses.detach(), self.model.embedding.take_gradients(), self.step + 1,
-                    self._here)
+        seen = self.model.funnel.observed(batch.labels).any(0)
+        gradients = self.balance.backward(self.weights * losses, seen, rest, self.shared)
+        return look(self.model, said, batch, losses.detach(), gradients, self.step + 1, self._here)
 
     def _flush_log(self, planned: int | None = None) -> None:
         total, steps = self._losses
@@ -292,6 +296,8 @@ class Trainer:
                         "rows_per_s": round((rows - last_rows) / max(now - last, 1e-9))}
         if self.model.calibrator:
             event["calibrator"] = mean[-1]
+        if self.balance.weights is not None:
+            event["weights"] = dict(zip(self.model.tasks, self.balance.weights.tolist()))
         if planned:
             event["steps"] = planned
         self.report(event)
@@ -368,6 +374,7 @@ class Trainer:
             out |= {f"average.dense.{i}": v for i, v in enumerate(self.average.shadow)}
             out |= {f"average.rows.{t}": v for t, v in self.average.rows.items()}
             out |= {f"average.seen.{t}": v for t, v in self.average.seen.items()}
+        out |= {f"balance.{k}": v for k, v in self.balance.state.items()}
         if self.device.type == "cuda":
             out["random.device"] = torch.cuda.get_rng_state(self.device)
         return out | {"random": torch.get_rng_state(), "log": self._losses}
@@ -411,6 +418,9 @@ class Trainer:
             for table in self.average.rows:
                 self.average.rows[table].copy_(tensors[f"average.rows.{table}"])
                 self.average.seen[table].copy_(tensors[f"average.seen.{table}"])
+        for k, v in self.balance.state.items():
+            if f"balance.{k}" in tensors:                                # a run's own; one before it may have had none
+                v.copy_(tensors[f"balance.{k}"])
         if "random" in tensors:
             torch.set_rng_state(tensors["random"])
         if "random.device" in tensors and self.device.type == "cuda":
