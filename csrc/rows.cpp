@@ -26,7 +26,7 @@ using threads::run;
 
 namespace {
 
-constexpr int64_t VERSION = 4;       // of the whole library's interface; kernels.py checks it
+constexpr int64_t VERSION = 5;       // of the whole library's interface; kernels.py checks it
 constexpr int64_t BLOCK = 32;        // batch rows that are written together: what a core's own cache holds
 constexpr int64_t AHEAD = 16;        // lookups between asking for a row and using it
 constexpr int64_t NEXT = 8;          // batch rows between asking for their columns of an output and using them
@@ -60,6 +60,7 @@ struct Work {
     const Item *item;
     const Copy *copy;
     float *const *table;             // weights of each table
+    const int64_t *step;             // floats from one row of it to the next
     float *const *output;            // in backward: gradients, null where there is none
     const int64_t *stride;           // columns of each output
     int64_t bad[3];                  // what forward refused: item, row of the batch, id
@@ -68,6 +69,7 @@ struct Work {
 // How the touched rows of one table move.
 struct Move {
     int64_t kind, width;
+    int64_t step, state_step, average_step, seen_step;   // numbers from one row to the next: w, s1 and s2, average, seen
     float *w, *s1, *s2;              // weights and the optimiser's state
     float *average;                  // or null
     double *seen;                    // sum of log decays when a row's average was last brought up to date
@@ -155,18 +157,18 @@ INLINE bool inside(int32_t id, const Item &item) { return static_cast<uint64_t>(
 template <int N>
 INLINE void gather_ids(const Work &w, int64_t i, int64_t low, int64_t high, Refused &refused) {
     const Item &item = w.item[i];
-    const int64_t D = item.width, stride = w.stride[item.output], F = w.id_columns;
-    const float *table = w.table[item.table] + item.offset * D;
+    const int64_t D = item.width, S = w.step[item.table], stride = w.stride[item.output], F = w.id_columns;
+    const float *table = w.table[item.table] + item.offset * S;
     const int32_t *ids = w.id + item.source;
     float *out = w.output[item.output] + item.column;
     for (int64_t b = low; b < high; b++) {
-        if (b + AHEAD < w.rows && inside(ids[(b + AHEAD) * F], item)) ask(table + ids[(b + AHEAD) * F] * D, D);
+        if (b + AHEAD < w.rows && inside(ids[(b + AHEAD) * F], item)) ask(table + ids[(b + AHEAD) * F] * S, D);
         if (b + NEXT < w.rows) ask<true>(out + (b + NEXT) * stride, D);
         const int32_t id = ids[b * F];
         if (id == 0) {
             zero<N>(out + b * stride, D);
         } else if (inside(id, item)) {
-            copy<N>(out + b * stride, table + id * D, D);
+            copy<N>(out + b * stride, table + id * S, D);
         } else {
             refused.note(i, b, id);
         }
@@ -176,9 +178,9 @@ INLINE void gather_ids(const Work &w, int64_t i, int64_t low, int64_t high, Refu
 template <int N, bool WEIGHTED>
 INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Refused &refused) {
     const Item &item = w.item[i];
-    const int64_t D = item.width, stride = w.stride[item.output];
+    const int64_t D = item.width, S = w.step[item.table], stride = w.stride[item.output];
     const int64_t *offset = w.offset + item.source * w.rows;
-    const float *table = w.table[item.table] + item.offset * D;
+    const float *table = w.table[item.table] + item.offset * S;
     float *out = w.output[item.output] + item.column;
     for (int64_t b = low; b < high; b++) {
         if (b + NEXT < w.rows) ask<true>(out + (b + NEXT) * stride, D);
@@ -186,14 +188,14 @@ INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Ref
         float *to = out + b * stride;
         if (!N) zero<N>(to, D);
         for (int64_t j = offset[b]; j < offset[b + 1]; j++) {
-            if (j + AHEAD < w.values && inside(w.value[j + AHEAD], item)) ask(table + w.value[j + AHEAD] * D, D);
+            if (j + AHEAD < w.values && inside(w.value[j + AHEAD], item)) ask(table + w.value[j + AHEAD] * S, D);
             const int32_t id = w.value[j];
             if (id == 0) continue;
             if (!inside(id, item)) {
                 refused.note(i, b, id);
                 continue;
             }
-            const float *from = table + id * D;
+            const float *from = table + id * S;
             const float weight = WEIGHTED ? w.weight[j] : 1;
             if constexpr (N)
                 for (int k = 0; k < N; k++) {
@@ -214,19 +216,19 @@ INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Ref
 template <int N>
 INLINE void gather_jagged(const Work &w, int64_t i, int64_t low, int64_t high, Refused &refused) {
     const Item &item = w.item[i];
-    const int64_t D = item.width;
+    const int64_t D = item.width, S = w.step[item.table];
     const int64_t *offset = w.offset + item.source * w.rows;
-    const float *table = w.table[item.table] + item.offset * D;
+    const float *table = w.table[item.table] + item.offset * S;
     float *out = w.output[item.output];
     for (int64_t b = low; b < high; b++)
         for (int64_t j = offset[b]; j < offset[b + 1]; j++) {
-            if (j + AHEAD < w.values && inside(w.value[j + AHEAD], item)) ask(table + w.value[j + AHEAD] * D, D);
+            if (j + AHEAD < w.values && inside(w.value[j + AHEAD], item)) ask(table + w.value[j + AHEAD] * S, D);
             const int32_t id = w.value[j];
             float *to = out + (j - offset[0]) * D;
             if (id == 0) {
                 zero<N>(to, D);
             } else if (inside(id, item)) {
-                copy<N>(to, table + id * D, D);
+                copy<N>(to, table + id * S, D);
             } else {
                 refused.note(i, b, id);
             }
@@ -553,29 +555,30 @@ INLINE void move_row(const Move &m, float *__restrict w, float *__restrict s1, f
 template <int64_t KIND, bool AVERAGE, class Index>
 INLINE void move_rows(const Move &m, const Index *row, const float *gradient, const float *old, int64_t count) {
     const int64_t D = m.width, state = KIND == ROWWISE ? 1 : D;
+    const int64_t S = m.step, T = m.state_step, A = m.average_step, Q = m.seen_step;
     double x[CHUNK];
     float held[CHUNK];
     for (int64_t low = 0; low < count; low += CHUNK) {
         const int64_t n = count - low < CHUNK ? count - low : CHUNK;
         if constexpr (AVERAGE) {
             for (int64_t i = 0; i < n; i++) {
-                if (low + i + 32 < count) __builtin_prefetch(m.seen + row[low + i + 32], 1);
-                x[i] = m.before - m.seen[row[low + i]];
-                m.seen[row[low + i]] = m.after;
+                if (low + i + 32 < count) __builtin_prefetch(m.seen + row[low + i + 32] * Q, 1);
+                x[i] = m.before - m.seen[row[low + i] * Q];
+                m.seen[row[low + i] * Q] = m.after;
             }
             decays(x, held, n);
         }
         for (int64_t i = 0; i < n; i++) {
             if (low + i + AHEAD < count) {
                 const int64_t next = row[low + i + AHEAD];
-                ask(m.w + next * D, D);
-                if (AVERAGE) ask(m.average + next * D, D);
-                if (KIND > SGD) ask(m.s1 + next * state, state);
-                if (KIND >= ADAM) ask(m.s2 + next * state, state);
+                ask(m.w + next * S, D);
+                if (AVERAGE) ask(m.average + next * A, D);
+                if (KIND > SGD) ask(m.s1 + next * T, state);
+                if (KIND >= ADAM) ask(m.s2 + next * T, state);
             }
             const int64_t g = row[low + i];
-            float *w = m.w + g * D, *average = AVERAGE ? m.average + g * D : nullptr;
-            float *s1 = KIND > SGD ? m.s1 + g * state : nullptr, *s2 = KIND >= ADAM ? m.s2 + g * state : nullptr;
+            float *w = m.w + g * S, *average = AVERAGE ? m.average + g * A : nullptr;
+            float *s1 = KIND > SGD ? m.s1 + g * T : nullptr, *s2 = KIND >= ADAM ? m.s2 + g * T : nullptr;
             const float *x1 = KIND == NONE ? nullptr : gradient + (low + i) * D;
             const float *x2 = KIND == NONE ? old + (low + i) * D : nullptr;
             const float h = AVERAGE ? held[i] : 0;
@@ -741,8 +744,8 @@ EXPORT int64_t rows_reduce(Work *work, Distinct *distinct) {
 
 // The threads' segments as one list, in the order in which rows were first met: rows, gradients, and the weights that
 // the rows have now.
-EXPORT void rows_collect(const Distinct *d, int64_t threads, const float *weight, int64_t *rows, float *gradient,
-                         float *old) {
+EXPORT void rows_collect(const Distinct *d, int64_t threads, const float *weight, int64_t step, int64_t *rows,
+                         float *gradient, float *old) {
     const int64_t D = d->width;
     std::vector<int64_t> at(static_cast<size_t>(threads), 0);
     for (int64_t u = 0;; u++) {
@@ -757,7 +760,7 @@ EXPORT void rows_collect(const Distinct *d, int64_t threads, const float *weight
         const int64_t i = next * d->capacity + at[static_cast<size_t>(next)]++;
         rows[u] = d->row[i];
         std::memcpy(gradient + u * D, d->gradient + i * D, static_cast<size_t>(D) * 4);
-        std::memcpy(old + u * D, weight + rows[u] * D, static_cast<size_t>(D) * 4);
+        std::memcpy(old + u * D, weight + rows[u] * step, static_cast<size_t>(D) * 4);
     }
 }
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 4                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 5                                         # of the interface; csrc/rows.cpp says the same
 FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
 FUNCTIONS = {                                       # name -> result, arguments
     "rows_gather": (_NUMBER, [_POINTER, _NUMBER]),
     "rows_reduce": (_NUMBER, [_POINTER, _POINTER]),
-    "rows_collect": (None, [_POINTER, _NUMBER, *[_POINTER] * 4]),
+    "rows_collect": (None, [_POINTER, _NUMBER, _POINTER, _NUMBER, *[_POINTER] * 3]),
     "rows_level": (ctypes.c_char_p, [_NUMBER]),
     "rows_move": (None, [*[_POINTER] * 4, _NUMBER, _NUMBER]),
     "rows_large_pages": (None, [_POINTER, _NUMBER]),

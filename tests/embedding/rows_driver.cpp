@@ -25,12 +25,13 @@ static void once(uint32_t seed) {
     const int64_t widths[] = {1, 3, 16, 32, 64, 24};
     const int64_t B = draw(4) ? draw(100) : draw(2), F = 1 + draw(3), K = draw(3), D = widths[draw(6)], T = 1 + draw(3);
     const int64_t space = 1 + draw(50), table_rows = 2 * space;
+    const int64_t step = D + draw(2) * draw(9), gap = 1 + draw(3), spread = (table_rows - 1) * step + D;
     Exact<int32_t> ids(B * F);
     Exact<int64_t> offsets(K * B + 1);
     for (int64_t i = 0; i < K * B; i++) offsets[i + 1] = offsets[i] + draw(5);
     const int64_t n = offsets[K * B];
     Exact<int32_t> values(n);
-    Exact<float> weights(n), numbers(B), table(table_rows * D);
+    Exact<float> weights(n), numbers(B), table(spread);
     for (int64_t i = 0; i < B * F; i++) ids[i] = static_cast<int32_t>(draw(space));
     for (int64_t i = 0; i < n; i++) values[i] = static_cast<int32_t>(draw(space)), weights[i] = 0.5f;
 
@@ -53,8 +54,9 @@ static void once(uint32_t seed) {
     std::vector<float *> places;
     for (auto &output : outputs) places.push_back(output->at());
     float *tables[] = {table.at()};
+    int64_t steps[] = {step};
     Work work{B, F, 1, n, 1, static_cast<int64_t>(plan.size()), 1, T, ids.at(), numbers.at(), values.at(), offsets.at(),
-              draw(2) ? weights.at() : nullptr, plan.data(), copies.data(), tables, places.data(), strides.data(), {}};
+              draw(2) ? weights.at() : nullptr, plan.data(), copies.data(), tables, steps, places.data(), strides.data(), {}};
     demand(rows_gather(&work, K) == 0, "gather refused good ids");
     if (B) {
         for (const int32_t wrong : {-1, INT32_MIN, INT32_MAX, static_cast<int32_t>(space)}) {
@@ -78,11 +80,11 @@ static void once(uint32_t seed) {
     Exact<uint32_t> slot(table_rows);
     for (int64_t i = 0; i < table_rows; i++) slot[i] = static_cast<uint32_t>(random());           // of any content
     Exact<int32_t> row(T * capacity), first(T * capacity);
-    Exact<float> gradient(T * capacity * D), average(table_rows * D), s1(table_rows * D), s2(table_rows * D);
-    Exact<double> seen(table_rows);
+    Exact<float> gradient(T * capacity * D), average(spread), s1(spread), s2(spread);
+    Exact<double> seen((table_rows - 1) * gap + 1);
     Exact<int64_t> used(T);
     for (int64_t kind = SGD; kind <= FTRL; kind++) {
-        Move move{kind, D, table.at(), kind > SGD ? s1.at() : nullptr, kind >= ADAM ? s2.at() : nullptr,
+        Move move{kind, D, step, step, step, gap, table.at(), kind > SGD ? s1.at() : nullptr, kind >= ADAM ? s2.at() : nullptr,
                   draw(2) ? average.at() : nullptr, seen.at(), -1, -1.1, 0.1f, 0.1f, 1e-8f, 0, 0, 0.1f, 0.9f, 0.1f, 0.9f};
         const bool fused = draw(2);
         Distinct distinct{D, capacity, slot.at(), row.at(), first.at(), gradient.at(), used.at(), fused ? &move : nullptr};
@@ -92,7 +94,7 @@ static void once(uint32_t seed) {
         for (int64_t t = 0; t < T; t++) U += used[t];
         Exact<int64_t> rows(U);
         Exact<float> grad(U * D), old(U * D);
-        rows_collect(&distinct, T, table.at(), rows.at(), grad.at(), old.at());
+        rows_collect(&distinct, T, table.at(), step, rows.at(), grad.at(), old.at());
         if (!fused) rows_move(&move, rows.at(), grad.at(), nullptr, U, T);
         move.kind = NONE, move.average = average.at();
         rows_move(&move, rows.at(), nullptr, old.at(), U, T);

@@ -11,6 +11,7 @@ from funnelrank import kernels
 from funnelrank.embedding.reference import one_stands_for_all
 from funnelrank.errors import ConfigError
 from funnelrank.settings import RowOptimiser
+from funnelrank.train import optim
 from funnelrank.train.optim import Average, RowUpdates, dense_parameters
 
 needs_native = pytest.mark.skipif(kernels.library() is None, reason="the package was built without a C++ compiler")
@@ -52,21 +53,43 @@ def test_the_same_numbers_and_row_gradients(seed, threads):
 @needs_native
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("average", (None, 0.9))
-def test_rows_move_alike_in_both_engines_and_the_same_bits_inside_backward(name, average, threads):
+def test_rows_move_alike_in_both_engines_and_the_same_bits_inside_backward(name, average, threads, monkeypatch):
+    monkeypatch.setattr(optim, "TOGETHER", 0)
     for seed in range(6):
         optimiser = {"name": name, "l2": (0, 0.01)[seed % 2], "l1": 0.003 * (name == "ftrl" and seed // 2 % 2)}
         ends = []
-        for engine, fused in (("torch", False), ("native", False), ("native", True)):
-            work = Work(seed, rows=(40, 1, 70)[seed % 3])
-            run = Run(work.embedding(engine), optimiser, average, fused)
+        for engine, *ways in (("torch", False, False), ("native", False, False), ("native", True, False),
+                              ("native", False, True), ("native", True, True)):
+            work, fused = Work(seed, rows=(40, 1, 70)[seed % 3]), ways[0]
+            run = Run(work.embedding(engine), optimiser, average, *ways)
             for step in range(4):
                 left = run.step(work.batch(), factor=(1, 0.5)[step % 2], seed=step)
                 assert not (fused and left)
             ends.append(run.tensors())
-        reference, apart, fused = ends
+        reference, apart, *others = ends
         for tensor in reference:
             torch.testing.assert_close(apart[tensor], reference[tensor], atol=4e-6, rtol=1e-5)
-            assert torch.equal(apart[tensor], fused[tensor]), tensor
+            assert all(torch.equal(apart[tensor], other[tensor]) for other in others), tensor
+
+
+@needs_native
+def test_rows_that_lie_together_are_what_they_were_and_come_apart(monkeypatch):
+    monkeypatch.setattr(optim, "TOGETHER", 0)
+    work = Work(3)
+    run = Run(work.embedding("native"), {"name": "adam"}, 0.9)
+    for _ in range(2):
+        run.step(work.batch())
+    before = run.tensors()
+    run.updates.lay_together(run.average)
+    table = next(iter(run.average.rows.values()))
+    assert not table.is_contiguous()
+    for name, tensor in run.tensors().items():
+        assert torch.equal(tensor, before[name]), name
+    run.average._swap()
+    averaged = run.e(batch := work.batch()).flat.clone()         # read where they lie
+    run.updates.lay_apart()
+    assert all(t.weight.is_contiguous() for t in run.e.tables.values())
+    assert torch.equal(run.e(batch).flat, averaged)
 
 
 @needs_native

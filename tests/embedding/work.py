@@ -100,10 +100,12 @@ def dense(gradients, e):
 class Run:
     """Steps of one engine, as training takes them."""
 
-    def __init__(self, e, optimiser, average=None, fused=False):
+    def __init__(self, e, optimiser, average=None, fused=False, together=False):
         self.e, self.fused = e, fused
         self.updates = RowUpdates(e, RowOptimiser(**optimiser))
         self.average = Average(e, e, average) if average else None
+        if together:
+            self.updates.lay_together(self.average)
 
     def step(self, batch, factor=1.0, seed=0):
         x = self.e(batch)

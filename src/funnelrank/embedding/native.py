@@ -29,8 +29,10 @@ STATES = {"none": (), "sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",
 
 
 _Work = struct(n="rows id_columns number_columns values tables items copies threads",
-                p="id number value offset weight item copy table output stride", n2="bad_item bad_row bad_id")
-Move = struct(n="kind width", p="w s1 s2 average seen", d="before after", f="keep lr eps l1 l2 a1 b2 a2 c2")
+               p="id number value offset weight item copy table step output stride",
+               n2="bad_item bad_row bad_id")
+Move = struct(n="kind width step state_step average_step seen_step", p="w s1 s2 average seen",
+              d="before after", f="keep lr eps l1 l2 a1 b2 a2 c2")
 _Distinct = struct(n="width capacity", p="slot row first gradient used move")
 
 
@@ -39,6 +41,21 @@ def large_pages(tensor: Tensor) -> Tensor:
     if tensor.device.type == "cpu":
         library().rows_large_pages(tensor.data_ptr(), tensor.nbytes)
     return tensor
+
+
+def side_by_side(columns: Sequence[Tensor]) -> list[Tensor]:
+    """The same tensors [rows] or [rows, n], float32 or float64, as views of one that holds all of a row together.
+
+    Where no cache holds them, a row is then waited for, and its page looked up, once instead of once for each tensor.
+    """
+    starts, width = [], 0
+    for c in columns:
+        starts.append(width)
+        width += c[:1].nbytes // 4
+        width += width % 2                                       # doubles start at whole doubles
+    whole = large_pages(torch.empty(len(columns[0]), width))
+    views = [whole[:, at:at + c[:1].nbytes // 4].view(c.dtype) for c, at in zip(columns, starts)]
+    return [(v if c.dim() == 2 else v.squeeze(1)).copy_(c) for v, c in zip(views, columns)]
 
 
 # ---- what is looked up
@@ -115,7 +132,7 @@ class Native:
 
     def fits(self) -> bool:
         """Whether the tables are what the kernels know: float32 on the CPU."""
-        return all(t.weight.device.type == "cpu" and t.weight.dtype == torch.float32 and t.weight.is_contiguous()
+        return all(t.weight.device.type == "cpu" and t.weight.dtype == torch.float32 and t.weight.stride(1) == 1
                    and len(t.weight) < MOST_ROWS for t in self.tables)
 
     def __call__(self, ids: Tensor, numbers: Tensor, values: Tensor, offsets: Tensor, weights: Tensor | None,
@@ -161,8 +178,8 @@ class Native:
             if U:
                 rows = torch.empty(U, dtype=torch.int64)
                 grad, old = torch.empty(U, table.width), torch.empty(U, table.width)
-                library().rows_collect(ctypes.byref(distinct[k]), T, table.weight.data_ptr(), rows.data_ptr(),
-                                       grad.data_ptr(), old.data_ptr())
+                library().rows_collect(ctypes.byref(distinct[k]), T, table.weight.data_ptr(), table.weight.stride(0),
+                                       rows.data_ptr(), grad.data_ptr(), old.data_ptr())
                 self.pending.append(Rows(k, rows, grad, old))
 
     def take(self) -> list[Rows]:
@@ -187,12 +204,13 @@ def _work(tables: Sequence[Tensor], ids: Tensor, numbers: Tensor | None, values:
           weights: Tensor | None, plan: Tensor, copies: Tensor, outputs: Sequence[Tensor | None],
           widths: Sequence[int], T: int) -> tuple[Any, tuple]:
     """The kernels' view of a batch, and what must stay alive while they look."""
-    places = (ctypes.c_void_p * len(tables))(*map(at, tables)), (ctypes.c_void_p * len(outputs))(*map(at, outputs))
-    strides = (ctypes.c_int64 * len(widths))(*widths)
+    P, N = ctypes.c_void_p, ctypes.c_int64
+    arrays = ((P * len(tables))(*map(at, tables)), (N * len(tables))(*(t.stride(0) for t in tables)),
+              (P * len(outputs))(*map(at, outputs)), (N * len(widths))(*widths))
     work = _Work(len(ids), ids.shape[1], 0 if numbers is None else numbers.shape[1], len(values), len(tables),
                  len(plan), len(copies), T, ids.data_ptr(), at(numbers), values.data_ptr(), offsets.data_ptr(),
-                 at(weights), plan.data_ptr(), copies.data_ptr(), *map(ctypes.addressof, (*places, strides)))
-    return work, (places, strides)
+                 at(weights), plan.data_ptr(), copies.data_ptr(), *map(ctypes.addressof, arrays))
+    return work, arrays
 
 
 def _gather(tables: Sequence[Tensor], ids: Tensor, numbers: Tensor, values: Tensor, offsets: Tensor,
@@ -302,8 +320,10 @@ def move(weight: Tensor, settings: RowOptimiser | None, state: Mapping[str, Tens
          shadow: Shadow | None) -> Move:
     """What the kernels need to move rows of `weight` at step 1, 2, ...: by an optimiser, or (None) only the average."""
     name = settings.name if settings else "none"
-    made = Move(kind=OPTIMISERS.index(name), width=weight.shape[1], w=weight.data_ptr())
-    made.s1, made.s2 = [*(state[k].data_ptr() for k in STATES[name]), None, None][:2]
+    made = Move(kind=OPTIMISERS.index(name), width=weight.shape[1], w=weight.data_ptr(), step=weight.stride(0))
+    states = [state[k] for k in STATES[name]]
+    made.s1, made.s2 = [*(s.data_ptr() for s in states), None, None][:2]
+    made.state_step = states[0].stride(0) if states else 0
     if settings:
         b1, b2 = settings.betas
         made.lr, made.eps, made.l1, made.l2 = lr, settings.eps, settings.l1 * settings.lr, settings.l2
@@ -312,6 +332,7 @@ def move(weight: Tensor, settings: RowOptimiser | None, state: Mapping[str, Tens
             made.a1, made.b2, made.a2, made.c2 = 1 - b1, b2, 1 - b2, 1 - b2 ** step
     if shadow:
         made.average, made.seen = shadow.rows.data_ptr(), shadow.seen.data_ptr()
+        made.average_step, made.seen_step = shadow.rows.stride(0), shadow.seen.stride(0)
         made.before, made.after, made.keep = shadow.before, shadow.after, 1 - shadow.decay
     return made
 

@@ -14,6 +14,8 @@ from funnelrank.embedding.tables import Embedding, RowGradient, Table
 from funnelrank.settings import DenseOptimiser, RowOptimiser, Schedule
 from funnelrank.settings import Embedding as EmbeddingSettings
 
+TOGETHER = 1 << 25        # bytes of a table's weights from which it pays that what else a row has lies together
+
 
 class RowUpdates:
     """The row optimiser: reads and writes only the rows that a step touched.
@@ -47,6 +49,25 @@ class RowUpdates:
             if embedding.runs_native:
                 for tensor in self.state[name].values():
                     native.large_pages(tensor)
+
+    def lay_together(self, average: Average | None) -> None:
+        """Lay what a large table keeps of each row, its optimiser's state and its average, beside each other.
+
+        Weights stay on their own: a lookup reads nothing else, and more of them then lie in a page or a cache.
+        """
+        for name, table in self.embedding.tables.items() if self.embedding.runs_native else ():
+            kept = [average.rows[name], average.seen[name]] if average else []
+            if table.weight.nbytes < TOGETHER or len(self.state[name]) + len(kept) < 2:
+                continue
+            views = native.side_by_side([*self.state[name].values(), *kept])
+            self.state[name] = dict(zip(self.state[name], views))
+            if average:
+                average.rows[name], average.seen[name] = views[-2:]
+
+    def lay_apart(self) -> None:
+        """Averages that have become weights lie beside optimiser states; give tables memory of their own again."""
+        for table in self.embedding.tables.values():
+            table.weight.data = table.weight.data.contiguous()
 
     def fuse(self, factor: float = 1.0, average: Average | None = None) -> None:
         """Let the next backward move the rows itself, and their average, where the engine can; `apply` and

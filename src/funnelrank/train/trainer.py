@@ -128,6 +128,7 @@ class Trainer:
             self._resume(batches)
         else:
             discard_checkpoints(self.folder)
+        self.updates.lay_together(self.average)
         self._last_log, self._last_save = (time.perf_counter(), self.rows), time.monotonic()
         with held_signals() as self.asked, self.profile or nullcontext(), _older_garbage_left_alone():
             first = self.epoch
@@ -148,6 +149,7 @@ class Trainer:
         if self.average:
             self.average.catch_up()
             self.average._swap()
+            self.updates.lay_apart()
         return Trained(self.step, self.epoch + 1, self.best_step or self.step, self.best, self.seconds,
                        self.cpu_seconds, self.rows, kept)
 
