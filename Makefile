@@ -5,6 +5,7 @@
 # make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
+# make costs  parameters, multiply-adds and rows per CPU second of every model, into docs/models; about five minutes
 # make fuzz   texts and rows nobody has seen, for the config reader and the encoder (SECONDS=600)
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
 
@@ -13,7 +14,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test chaos grid fuzz lint install bench bench-quick
+.PHONY: run test chaos grid costs fuzz lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -40,6 +41,9 @@ bench-quick: $(INSTALLED) $(PEERS)
 SECONDS := 600
 fuzz: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)
+
+costs: $(INSTALLED)
+	$(BIN)/python benchmarks/costs.py --write
 
 install: $(INSTALLED)
 

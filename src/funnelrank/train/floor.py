@@ -77,15 +77,20 @@ def work_of(model: RankingModel, batch: Batch, updates: RowUpdates, average: Ave
     return Work(len(batch), tuple(products(model, batch)), row_bytes(model.embedding, batch, updates, average))
 
 
-def products(model: RankingModel, batch: Batch) -> list[Product]:
-    """Every matrix product of the network, forward and backward to its inputs, on a copy of the network."""
+def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[Product]:
+    """Every matrix product of the network, forward and, unless that is left out, backward to its inputs.
+
+    On a copy of the network.
+    """
     slots = deepcopy(model.slots).train()
     with torch.random.fork_rng(devices=[]):
         with torch.no_grad():
             x = model.embedding(batch)
         x = _leaves(x)
         with without_blocks(), _Products() as seen:
-            slots(x).sum().backward()
+            logits = slots(x)
+            if backward:
+                logits.sum().backward()
     return seen.found
 
 
