@@ -20,14 +20,14 @@ LAYERS = [
     ["train", "evaluate", "artefact", "export"],
     ["start", "continued"],
     ["flow"],
-    ["describe", "api", "again", "runs", "simulate", "schema_file", "reference"],
+    ["describe", "api", "again", "runs", "doctor", "simulate", "schema_file", "reference"],
     ["console"],
     ["cli"],
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "together", "check", "config",
             "describe", "cli", "simulate", "data.vocab"]
-MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api"],
+MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor"],
            "except Exception": ["cli"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
          for p in sorted(ROOT.rglob("*.py"))}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from funnelrank.console import Console, complain, say, show_metrics, show_table
+from funnelrank.console import Console, complain, printable, say, show_metrics, show_table
 from funnelrank.errors import ConfigError, FunnelrankError
 from funnelrank.stopping import Terminated, interruptible
 
@@ -293,6 +293,52 @@ def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
 
 
 @app.command
+def doctor(what: Path, /, *, sets: Sets = None, fail_on: Literal["error", "warning", "note", "never"] = "error",
+           skip: Words = None, data: bool = True, rows: int = 2_000_000, format: Literal["text", "json"] = "text",
+           out: Path | None = None) -> int:
+    """Find what ruins results: leaks, splits that overlap, dead columns; in a run also dead units, gates, skew.
+
+    Of a config it reads the rows once and trains nothing; of a run it looks at the model, too. Exit code 1 where
+    there is a finding at or above --fail-on. For example:
+
+      funnelrank doctor demo.yaml
+      funnelrank doctor runs/demo --fail-on warning --skip repeated_rows
+      funnelrank doctor runs/demo --format json --out findings.json
+
+    Parameters
+    ----------
+    what
+        A YAML file, a run folder, or the artefact/ in it.
+    fail_on
+        The least grave finding that makes the exit code 1.
+    skip
+        Names of detectors to leave out, as they stand in brackets behind findings, separated by commas.
+    data
+        Of a run: also look at its rows. --no-data looks at the model only.
+    rows
+        Read so many rows of a split; of more, evenly spaced parts.
+    format
+        text for people, json for programs.
+    out
+        Also write the findings here, as JSON.
+    """
+    from funnelrank.doctor import examine
+    if what.is_dir() and sets:
+        raise ConfigError("--set: a run's config cannot be edited; name the YAML file instead")
+    if rows < 1:
+        raise ConfigError(f"--rows: found {rows}; at least 1 row is read")
+    with Console() as console:
+        found = examine(what if what.is_dir() else _load(what, sets), data=data or not what.is_dir(), skip=_split(skip),
+                        most=rows, report=console.watch if format == "text" else lambda event: None)
+    if out is not None:
+        from funnelrank.api import write_text
+        write_text(out, found.to_json())
+    for line in found.lines() if format == "text" else [found.to_json().rstrip()]:
+        say(printable(line))
+    return 1 if found.worst(fail_on) else 0
+
+
+@app.command
 def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None, events: Words = None) -> None:
     """Score rows into a parquet file.
 
@@ -481,8 +527,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     debug = "--debug" in tokens
     try:
         with interruptible():
-            app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
-                result_action="return_value")
+            code = app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
+                       result_action="return_value")
     except Terminated:
         return _failed(143, "stopped: this process was asked to end; what is complete on disk stays", debug)
     except KeyboardInterrupt:
@@ -501,7 +547,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
                        + "; smaller embedding.width, hash_buckets, max_size, batch_size or data.memory would do", debug)
     except Exception as error:          # the outermost place: whatever arrives here is a fault of ours
         return _fault(error, debug)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _fault(error: Exception, debug: bool) -> int:
