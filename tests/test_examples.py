@@ -116,7 +116,7 @@ def small_log(tmp_path_factory) -> Path:
     return folder
 
 
-SMALL = [e for e in EXAMPLES if e.parent.name in ("models", "balance")]
+SMALL = [e for e in EXAMPLES if e.parent.name in ("models", "balance", "losses")]
 
 
 @pytest.mark.parametrize("example", SMALL, ids=by_name)

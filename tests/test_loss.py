@@ -1,8 +1,11 @@
 import pytest
 import torch
+from made import batch, config, model
 
+from funnelrank.errors import ConfigError
 from funnelrank.funnel import Funnel
 from funnelrank.loss import calibrator, task_losses
+from funnelrank.settings import JRC, Focal, Huber, Pairwise, Squared
 
 KINDS = ["binary"] * 3
 
@@ -54,3 +57,126 @@ def test_calibrator_pushes_plus_and_minus_one_over_b_on_violating_rows_only():
 def test_calibrator_is_zero_where_steps_are_nested(reading):
     prediction = Funnel([None, 0, 1], reading)(torch.randn(100, 3) * 5)
     assert calibrator(prediction, [None, 0, 1], KINDS).item() == 0
+
+
+# ---- losses that a task may have instead
+
+G = torch.Generator().manual_seed(0)
+B = 40
+Z, Y = torch.randn(B, 1, generator=G, dtype=torch.float64), torch.rand(B, 1, generator=G).lt(0.3).double()
+W, USER = torch.rand(B, generator=G).double(), torch.randint(0, 6, (B,), generator=G)
+
+
+def loss_of(loss, z=Z, y=Y, w=W, user=USER, **funnel):
+    f = Funnel([None], **funnel)
+    return task_losses(f, f(z), y, w, {0: loss} if loss else None, user)[0]
+
+
+def test_focal_is_its_formula_and_with_gamma_0_cross_entropy():
+    p, y = Z.sigmoid(), Y
+    own, share = torch.where(y == 1, p, 1 - p), torch.where(y == 1, 0.25, 0.75)
+    expected = (W.unsqueeze(1) * -share * (1 - own) ** 2 * own.log()).sum() / W.sum()
+    torch.testing.assert_close(loss_of(Focal(name="focal")), expected, atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(loss_of(Focal(name="focal", gamma=0, alpha=None)), loss_of(None), atol=1e-12, rtol=1e-10)
+
+
+def test_focal_is_of_the_probability_over_all_impressions():
+    z, y = torch.randn(30, 2, generator=G, dtype=torch.float64), torch.rand(30, 2, generator=G).lt(0.4).double()
+    funnel, w = Funnel([None, 0], "conditional"), torch.ones(30, dtype=torch.float64)
+    found = task_losses(funnel, funnel(z), y, w, {1: Focal(name="focal", alpha=None)})
+    p = z[:, 0].sigmoid() * z[:, 1].sigmoid()
+    own = torch.where(y[:, 1] == 1, p, 1 - p)
+    torch.testing.assert_close(found[1], ((1 - own) ** 2 * -own.log()).mean(), atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(found[0], task_losses(funnel, funnel(z), y, w)[0])
+
+
+def test_huber_is_squared_error_within_delta_and_a_line_beyond():
+    at = lambda error, loss: loss_of(loss, torch.tensor([[(5 + error - 5) / 2]]), torch.tensor([[5.0]]), torch.ones(1),
+                                     kinds=["regression"], loc=[5.0], scale=[2.0]).item()
+    huber = Huber(name="huber", delta=1.5)
+    assert at(1.0, huber) == at(1.0, Squared(name="squared")) == 0.5 * 0.5**2
+    assert at(8.0, huber) == 1.5 * (4 - 0.75) and at(10.0, huber) - at(8.0, huber) == 1.5
+
+
+@pytest.mark.parametrize("by", ["user", "batch"])
+def test_pairwise_is_the_mean_over_pairs_of_one_context(by):
+    s, total, weight = Z[:, 0], 0.0, 0.0
+    for i in range(B):
+        for j in range(B):
+            if Y[i] == 1 and Y[j] == 0 and (by == "batch" or USER[i] == USER[j]):
+                total += W[i] * W[j] * torch.log1p(torch.exp(s[j] - s[i]))
+                weight += W[i] * W[j]
+    found = loss_of(Pairwise(name="pairwise", alpha=0, by=by))
+    torch.testing.assert_close(found, total / weight, atol=1e-12, rtol=1e-10)
+    half = loss_of(Pairwise(name="pairwise", alpha=0.3, by=by))
+    torch.testing.assert_close(half, 0.3 * loss_of(None) + 0.7 * total / weight, atol=1e-12, rtol=1e-10)
+
+
+def test_pairwise_of_a_batch_without_pairs_is_0_and_asks_for_nothing():
+    z = Z.clone().requires_grad_()
+    loss_of(Pairwise(name="pairwise", alpha=0), z, torch.ones(B, 1).double()).backward()
+    assert (z.grad == 0).all()
+    alone = loss_of(Pairwise(name="pairwise", alpha=0), user=torch.full((B,), -1))
+    assert alone == 0
+
+
+@pytest.mark.parametrize("by", ["user", "batch"])
+def test_jrc_is_the_papers_loss(by):
+    """Written as the paper writes it: B x B logits of both classes, a mask of contexts, and softmaxes over columns."""
+    f = torch.randn(B, 2, generator=G, dtype=torch.float64)
+    context = USER if by == "user" else torch.zeros(B, dtype=torch.int64)
+    mask = (context.unsqueeze(1) == context).double()
+    y = torch.cat([1 - Y, Y], 1)
+    logits = f.unsqueeze(1).expand(B, B, 2) + (1 - mask).unsqueeze(2) * -1e9
+    labels = y.unsqueeze(1).expand(B, B, 2) * mask.unsqueeze(2)
+    each = -(labels * logits.log_softmax(0)).sum(0).sum(1)                             # [B], of each column
+    ge, ce = (each / mask.sum(0)).mean(), -(y * f.log_softmax(1)).sum(1).mean()
+    found = loss_of(JRC(name="jrc", alpha=0.4, by=by), f, w=torch.ones(B).double(), outputs=[2])
+    torch.testing.assert_close(found, 0.4 * ce + 0.6 * ge, atol=1e-10, rtol=1e-9)
+
+
+def test_jrc_does_not_mind_a_context_that_nobody_is_in_nor_rows_without_a_label():
+    f, hidden = torch.randn(B, 2, generator=G, dtype=torch.float64, requires_grad=True), Y.clone()
+    hidden[:5] = float("nan")
+    user = USER.clone()
+    user[10:] = -1
+    loss_of(JRC(name="jrc"), f, hidden, user=user, outputs=[2]).backward()
+    assert f.grad.isfinite().all() and (f.grad[:5] == 0).all()
+
+
+def test_two_logits_say_p_by_their_difference():
+    f = torch.randn(B, 2, generator=G, dtype=torch.float64)
+    torch.testing.assert_close(Funnel([None], outputs=[2])(f).mean[:, 0], f.softmax(1)[:, 1])
+
+
+@pytest.mark.parametrize("tasks, sentence", [
+    ({"click": {"loss": "focl"}}, r"tasks.click.loss.name: found 'focl'.*did you mean 'focal'"),
+    ({"click": {"loss": {"name": "focal", "delta": 1}}}, r"tasks.click.loss.delta: unknown key"),
+    ({"stay": {"kind": "regression", "loss": "focal"}}, r"focal is no loss of a regression task; there are 'squared'"),
+    ({"click": {"loss": "huber"}}, r"huber is no loss of a binary task"),
+    ({"spend": {"kind": "ziln", "loss": "huber"}}, r"a ziln has one loss"),
+])
+def test_a_loss_that_a_task_cannot_have_is_refused(tasks, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        config({"name": "shared_bottom"}, tasks)
+
+
+def test_a_loss_that_compares_needs_somebody_to_compare():
+    tasks = {"click": {"loss": "jrc"}, "buy": {"after": "click"}}
+    with pytest.raises(ConfigError, match=r"tasks.click.loss: jrc compares rows of one user; set data.user"):
+        config({"name": "shared_bottom"}, tasks, data={"scenario": "tab"})
+    with pytest.raises(ConfigError, match=r"tasks.buy.loss: jrc compares the logits of all rows"):
+        config({"name": "esmm"}, {"click": {}, "buy": {"after": "click", "loss": {"name": "jrc", "by": "batch"}}})
+    assert config({"name": "esmm"}, tasks).tasks["click"].loss.by == "user"
+
+
+@pytest.mark.parametrize("loss", ["jrc", "pairwise", "focal"])
+def test_every_model_part_learns_by_any_loss(loss):
+    said = {"name": loss, **({} if loss == "focal" else {"by": "batch"})}
+    tasks = {"click": {"loss": said}, "buy": {"after": "click"}}
+    m, rows = model(config({"name": "aitm", "represent": {"hidden": [8]}, "side": ["lr"]}, tasks)), batch(80, 2)
+    said = m.train()(rows)
+    assert said.logits.shape[1] == (3 if loss == "jrc" else 2)
+    assert said.mean[:, 0].mean().item() == pytest.approx(0.3, abs=0.05)                # starts at the label's rate
+    m.task_losses(said, rows).sum().backward()
+    assert not [n for n, p in m.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum())]

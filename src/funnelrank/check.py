@@ -12,7 +12,7 @@ from typing import Any
 from funnelrank import together
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
-from funnelrank.settings import LOOKING, Settings
+from funnelrank.settings import LOOKING, LOSSES, Settings
 from funnelrank.together import part_groups, slot_parts
 
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
@@ -25,8 +25,8 @@ def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> 
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
     return [*_calibrator(settings, schema), *_slots(settings, schema),
             *together.refusals(settings, schema, shipped), *_outputs(settings, schema),
-            *_early_stopping(settings, schema), *_task_names(settings, schema), *_balance(settings, schema),
-            *_calibrate(settings, schema)]
+            *_early_stopping(settings, schema), *_task_names(settings, schema), *_losses(schema),
+            *_balance(settings, schema), *_calibrate(settings, schema)]
 
 
 def notes(settings: Settings, schema: Schema) -> list[str]:
@@ -117,6 +117,23 @@ def _task_names(settings: Settings, schema: Schema) -> Iterator[str]:
         yield f"tasks.{schema.tasks[0].name}.weight: every task has weight 0, so nothing would be learnt"
 
 
+def _losses(schema: Schema) -> Iterator[str]:
+    for task in schema.tasks:
+        where, known = f"tasks.{task.name}.loss", LOSSES.get(task.kind, ())
+        if not task.loss:
+            continue
+        if not known:
+            yield f"{where}: a {task.kind} has one loss, its likelihood; leave loss out"
+        elif task.loss.name not in known:
+            yield f"{where}: {task.loss.name} is no loss of a {task.kind} task; there are {listing(known)}"
+        elif getattr(task.loss, "by", None) == "user" and schema.user is None:
+            yield (f"{where}: {task.loss.name} compares rows of one user; set data.user to the column that names them, "
+                   "or write by: batch")
+        elif task.loss.name == "jrc" and task.after and schema.nested:
+            yield (f"{where}: jrc compares the logits of all rows, and under the {schema.reading} reading those of "
+                   f"'{task.name}' are of rows with '{task.after}'; choose pairwise, or the joint reading")
+
+
 def _balance(settings: Settings, schema: Schema) -> Iterator[str]:
     said, tasks, where = settings.train.balance, schema.tasks, "train.balance"
     if said.name == "fixed":
@@ -153,6 +170,9 @@ def _calibrate(settings: Settings, schema: Schema) -> Iterator[str]:
 def _funnel(settings: Settings, schema: Schema) -> Iterator[str]:
     edges = any(t.after and t.kind == "binary" for t in schema.tasks)
     for task in schema.tasks:
+        if task.loss and task.loss.name == "focal" and settings.calibrate.method == "none":
+            yield (f"tasks.{task.name}.loss: probabilities that focal learns are no rates; calibrate.method: platt "
+                   "brings them back")
         if task.weight == 0:
             yield f"tasks.{task.name}.weight: 0, so this task learns nothing; remove the task, or give it a weight"
     if schema.nested and not any(t.after for t in schema.tasks):

@@ -20,7 +20,7 @@ URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 def short_for(path: Keys) -> str | None:
     """The key that a bare word stands for at `path`: `price: number` is `price: {kind: number}`."""
-    if path == ("train", "balance"):
+    if path == ("train", "balance") or len(path) == 3 and path[0] == "tasks" and path[2] == "loss":
         return "name"
     if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in SLOTS:
         return "name"
@@ -38,9 +38,12 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
         inner = value.get(section)
         if isinstance(inner, dict):
             inner.update({k: {} for k, v in inner.items() if v is None})
-    train = value.get("train")
-    if isinstance(train, dict) and isinstance(train.get("balance"), str):
-        train["balance"] = {"name": train["balance"]}
+    tasks = value.get("tasks")
+    inside = [(value.get("train"), "balance"), *((task, "loss") for task in (
+        tasks.values() if isinstance(tasks, dict) else ()))]
+    for section, key in inside:
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = {"name": section[key]}
     model = value.setdefault("model", {"name": _usual_model(value.get("tasks"))})
     if isinstance(model, str):
         model = value["model"] = {"name": model}

@@ -1,6 +1,7 @@
 """What a model's outputs mean is said once, here: logits -> log p and log(1 - p) of every step of the funnel.
 
-Each task owns a slice of the O outputs: one, its logit, of a binary task; those that values.py reads of the others.
+Each task owns a slice of the O outputs: one, its logit z, of a binary task (or two, whose difference f1 - f0 is z);
+those that values.py reads of the others.
 
 reading       log p(buy)
 joint         logsigmoid(z_buy)                          a step over all impressions (MMoE, PLE, AITM)
@@ -68,7 +69,7 @@ class Funnel(nn.Module):
 
     def forward(self, logits: Tensor) -> Prediction:
         """logits [B, O] -> Prediction."""
-        z = logits if logits.shape[1] == len(self.kinds) else logits[:, [s.start for s in self.slices]]
+        z = logits if logits.shape[1] == len(self.kinds) else self._log_odds(logits)
         sure, sure_not, z = F.logsigmoid(z).unbind(1), F.logsigmoid(-z).unbind(1), z.unbind(1)        # T of [B]
         odds: list[Tensor] = []                                             # u, under the ordinal reading
         log_p: list[Tensor] = []
@@ -103,6 +104,12 @@ class Funnel(nn.Module):
                 given.append(value)
         stack = lambda columns: torch.stack(columns, 1)
         return Prediction(logits, stack(log_p), stack(log_not_p), stack(mean), stack(given))
+
+    def _log_odds(self, logits: Tensor) -> Tensor:
+        """z [B, T] where some task has several outputs; of tasks that are not binary, one that is not read."""
+        own = [logits[:, s] for s in self.slices]
+        return torch.stack([x[:, 1] - x[:, 0] if kind == "binary" and x.shape[1] == 2 else x[:, 0]
+                            for x, kind in zip(own, self.kinds)], 1)
 
     def nll(self, said: Prediction, labels: Tensor) -> Tensor:
         """Negative log likelihood [B, T] of labels [B, T]; 0 where a label is NaN, and so is its gradient.

@@ -14,6 +14,7 @@ from funnelrank.calibration import Calibration
 from funnelrank.embedding.tables import Embedding
 from funnelrank.funnel import Funnel, Prediction, undo_down_sampling
 from funnelrank.inputs import Relation, Spec
+from funnelrank.loss import task_losses
 from funnelrank.models.slots import Slots
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
@@ -38,6 +39,7 @@ class RankingModel(nn.Module):
                              loc=[y["mean"] if k == "regression" else 0.0 for y, k in zip(known, kinds)],
                              scale=[y["std"] or 1.0 if k == "regression" else 1.0 for y, k in zip(known, kinds)],
                              outputs=outputs)
+        self.losses = {i: t.loss for i, t in enumerate(schema.tasks) if t.loss}
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
         self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs)
         self.spec = Spec(
@@ -49,7 +51,7 @@ class RankingModel(nn.Module):
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
             outputs=tuple(outputs),
-            log_odds=tuple(starts(kinds, known, schema.parents, schema.reading)))
+            log_odds=tuple(starts(kinds, known, schema.parents, schema.reading, outputs)))
         self.slots = Slots(settings.model, self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
@@ -71,6 +73,10 @@ class RankingModel(nn.Module):
                 said = undo_down_sampling(said, self.funnel, self.kept[0], 1 / self.kept[1])
         return said
 
+    def task_losses(self, said: Prediction, batch: Batch) -> Tensor:
+        """What training minimises of each task, [T]."""
+        return task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
+
     def forward(self, batch: Batch) -> Prediction:
         return self.funnel(self.slots(self.embedding(batch)))
 
@@ -86,17 +92,17 @@ def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation,
 
 
 def starts(kinds: Sequence[str], labels: Sequence[Mapping[str, float]], parents: Sequence[int | None],
-           reading: str) -> list[float]:
+           reading: str, outputs: Sequence[int] | None = None) -> list[float]:
     """Where heads' biases start: what gives each step its mean label, which is given its parent unless `reading` is
-    joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a))."""
+    joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a)). Of two logits the first starts at 0."""
     found, whole = [], []
-    for kind, label, parent in zip(kinds, labels, parents):
+    for kind, label, parent, n in zip(kinds, labels, parents, outputs or [1] * len(kinds)):
         p = min(max(label["mean"], values.RARE), 1 - values.RARE)
         before = whole[parent] if parent is not None and reading != "joint" else 1.0
         whole.append(p * before)
         if kind == "binary":
             shift = math.log1p(-before) if reading == "ordinal" and parent is not None else 0.0
-            found.append(values.log_odds(p) + shift)
+            found += [*[0.0] * (n - 1), values.log_odds(p) + shift]
         else:
             found += values.starts(kind, label)
     return found

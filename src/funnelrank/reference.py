@@ -149,7 +149,8 @@ def page() -> str:
             case "model":
                 lines += _model(schema["properties"]["model"], defs)
             case "tasks":
-                lines += [_table("Task", defs["Task"])]
+                lines += [_table("Task", defs["Task"]), "### tasks.*name*.loss\n",
+                          *_choice(defs["Task"]["properties"]["loss"]["anyOf"][0]["discriminator"]["mapping"], defs)]
             case _:
                 lines += _section(name, schema["properties"][name]["$ref"].split("/")[-1], defs)
     return "\n".join(lines).rstrip() + "\n"

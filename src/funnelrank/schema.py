@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.settings import (
     AnyFeature,
+    AnyLoss,
     Bag,
     Cross,
     FromColumns,
@@ -62,11 +63,12 @@ class TaskColumn(Frozen):
     kind: TaskKind
     after: str | None
     weight: float
+    loss: AnyLoss | None = None
 
     @property
     def outputs(self) -> int:
         """How many of the model's outputs are this task's own."""
-        return 3 if self.kind == "ziln" else 1
+        return 3 if self.kind == "ziln" else 2 if self.loss and self.loss.name == "jrc" else 1
 
 
 class Served(Frozen):
@@ -513,7 +515,7 @@ def _order_tasks(tasks: Mapping[str, Any], faults: list[str]) -> list[TaskColumn
             place(task.after, (*trail, name))
         if not faults:
             ordered[name] = TaskColumn(name=name, label=task.label or name, kind=task.kind, after=task.after,
-                                       weight=task.weight)
+                                       weight=task.weight, loss=task.loss)
 
     for name in tasks:
         place(name)

@@ -371,6 +371,61 @@ AnyFeature = Annotated[
 
 # ---- tasks
 
+class CrossEntropy(Section):
+    """Cross entropy, the likelihood of a label: the usual loss of a binary task."""
+
+    name: Literal["bce"] = "bce"
+
+
+class Focal(Section):
+    """Cross entropy times (1 - p of the label)^gamma: rows that are told well already weigh little (Lin et al., ICCV
+    2017). Probabilities are then no rates; see [calibration.md](calibration.md)."""
+
+    name: Literal["focal"] = "focal"
+    gamma: float = Field(2.0, ge=0)
+    """Higher: rows that are told well weigh less; 0: all alike."""
+    alpha: float | None = Field(0.25, gt=0, lt=1)
+    """Weight of positives; that of negatives is 1 - alpha. null: 1 for both."""
+
+
+class Pairwise(Section):
+    """alpha of cross entropy, and 1 - alpha of the mean over pairs of log(1 + e^-(s_i - s_j)), i positive, j negative:
+    RankNet's loss (Burges et al., ICML 2005), mixed as Li et al. (KDD 2015) do."""
+
+    name: Literal["pairwise"] = "pairwise"
+    alpha: float = Field(0.5, ge=0, le=1)
+    """The share of cross entropy, which calibrates; the rest ranks."""
+    by: Literal["user", "batch"] = "user"
+    """Whose rows are compared within a batch: each user's own, or all."""
+
+
+class JRC(Section):
+    """Joint ranking and calibration (Sheng et al., KDD 2023): a logit for each class; alpha of cross entropy, and 1 -
+    alpha of telling, within a context, which rows are of a class."""
+
+    name: Literal["jrc"] = "jrc"
+    alpha: float = Field(0.5, ge=0, le=1)
+    """The share of cross entropy, which calibrates; the rest ranks."""
+    by: Literal["user", "batch"] = "user"
+    """The context: each user's rows in a batch, or the batch."""
+
+
+class Squared(Section):
+    """Half the squared error in units of the label's spread: the usual loss of a regression."""
+
+    name: Literal["squared"] = "squared"
+
+
+class Huber(Section):
+    """Half the squared error up to delta, and a line beyond, so that outliers pull no harder (Huber 1964)."""
+
+    name: Literal["huber"] = "huber"
+    delta: float = Field(1.0, gt=0)
+    """In standard deviations of the label."""
+
+
+AnyLoss = Annotated[CrossEntropy | Focal | Pairwise | JRC | Squared | Huber, Field(discriminator="name")]
+LOSSES = {"binary": ("bce", "focal", "pairwise", "jrc"), "regression": ("squared", "huber")}      # others have one
 TaskKind = Literal["binary", "regression", "count", "ziln"]
 
 
@@ -386,6 +441,8 @@ class Task(Section):
     """The binary task that must happen first, as `after: click`."""
     weight: float = Field(1.0, ge=0)
     """This task's weight in the loss."""
+    loss: AnyLoss | None = None
+    """What is minimised, of a binary task or a regression; see below. Default: minus the log likelihood of the kind."""
 
 
 # ---- embedding

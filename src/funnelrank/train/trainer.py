@@ -21,7 +21,7 @@ from torch import Tensor
 from funnelrank.batch import Batch
 from funnelrank.errors import ArtefactError, TrainingError, listing
 from funnelrank.funnel import Prediction
-from funnelrank.loss import calibrator, task_losses
+from funnelrank.loss import calibrator
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
 from funnelrank.train.balance import balance_of
@@ -223,7 +223,7 @@ class Trainer:
         """Predictions, losses [T], and what is minimised besides: the calibrator times its weight."""
         self.model.train()
         said = self.model(batch)
-        losses = task_losses(self.model.funnel, said, batch.labels, batch.weight)              # [T]
+        losses = self.model.task_losses(said, batch)                                           # [T]
         if not self.model.calibrator:
             return said, losses, None
         pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
