@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1] / "src" / "funnelrank"
 STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # of one layer, and do not meet
 LAYERS = [
     ["errors", "stopping"],
-    ["settings", "schema", "document", "validate", "fill", "together", "check", "config", "durable", "sealed"],
+    ["settings", "schema", "document", "validate", "fill", "together", "check", "config", "own_parts", "durable",
+     "sealed"],
     ["batch", "inputs", "kernels"],
     ["nn", "funnel", "values", "calibration"],
     STRANGERS,
@@ -26,7 +27,7 @@ LAYERS = [
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "together", "check", "config",
-            "describe", "cli", "simulate", "data.vocab"]
+            "describe", "cli", "simulate", "data.vocab", "own_parts"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor"],
            "except Exception": ["cli"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p

@@ -23,7 +23,7 @@ from funnelrank.train.standing import Standing, differences, read_record
 
 
 def replay(folder: str | Path, step: int | None = None, report: Report = silent,
-           continue_from: str | Path | None = None) -> Look:
+           continue_from: str | Path | None = None, allow_code: bool = False) -> Look:
     """The batch that stopped a run, or that of any other step, trained up to again and looked at.
 
     `continue_from`: where the run that it went on from is now, if it was moved. Raises ArtefactError where the folder
@@ -35,7 +35,7 @@ def replay(folder: str | Path, step: int | None = None, report: Report = silent,
         raise ArtefactError(f"{folder}: holds no run.json, so it is no run's folder; name the one given as train.out")
     if step is None and "failure" not in record:
         raise ConfigError(f"step: the run in {folder} was not stopped by its numbers; say which step to look at")
-    config = load_config(record["config"], [f"train.out={json.dumps(str(folder))}"])
+    config = load_config(record["config"], [f"train.out={json.dumps(str(folder))}"], allow_code=allow_code)
     if config.settings.train.threads is None:
         torch.set_num_threads(record["machine"]["threads"])
     data, began = open_data(config), _began(record.get("before"), continue_from)
@@ -70,13 +70,13 @@ class Reproduction:
 
 
 def reproduce(artefact: str | Path, out: str | Path | None = None, report: Report = silent,
-              continue_from: str | Path | None = None) -> Reproduction:
+              continue_from: str | Path | None = None, allow_code: bool = False) -> Reproduction:
     """Train what an artefact records once more, from its files, into `out` (default: a folder that goes), and compare.
 
     Threads are those of the first time. `continue_from`: where the run that it went on from is now, if it was moved.
     Raises what `train` raises, ConfigError if `out` is that run's own folder.
     """
-    then = Ranker.load(artefact)
+    then = Ranker.load(artefact, allow_code)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(out or Path(place) / "run").absolute()
         if Path(artefact).resolve() in (folder.resolve(), (folder / "artefact").resolve()):
@@ -90,7 +90,7 @@ def reproduce(artefact: str | Path, out: str | Path | None = None, report: Repor
                   **_began(then.about.get("before"), continue_from))
         finally:
             torch.set_num_threads(threads)
-        now = Ranker.load(folder)
+        now = Ranker.load(folder, allow_code)
     about = [{k: r.about.get(k, {}) for k in ("versions", "machine", "data", "before", "encoder")} for r in (then, now)]
     a, b = then.model.state_dict(), now.model.state_dict()
     largest = lambda x, y: float((x.double() - y.double()).abs().max())

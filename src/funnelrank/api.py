@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from funnelrank import own_parts
 from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump
@@ -110,7 +111,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
         standing = Standing(folder, config, data.fingerprint(), before and before.mark)
         if standing.finished and not fresh:
             report({"event": "finished", "folder": str(folder)})
-            return finished(folder)
+            return finished(folder, config.allow_code)
         old = before and before.encoder_for(config)             # what it refuses, it refuses before anything is removed
         goes_on = standing.begin(fresh)
         if not goes_on:
@@ -160,7 +161,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
 def before_of(run: str | Path, config: Config, anew: Collection[str] = ()) -> Before:
     """The run that `config` is to go on from. Raises ConfigError where it has no state to go on with."""
     folder = artefact_folder(Path(run))
-    return open_before(folder, Ranker.load(folder), config, anew)
+    return open_before(folder, Ranker.load(folder, config.allow_code), config, anew)
 
 
 def _made_folder(config: Config) -> Path:
@@ -196,9 +197,9 @@ def _page(ranker: Ranker, splits: Mapping[str, EncodedSplit], reliability: Any, 
         "skipped": {s: e.skipped for s, e in shown.items()}, "about": ranker.about})
 
 
-def finished(folder: Path) -> Run:
+def finished(folder: Path, allow_code: bool = False) -> Run:
     """A finished run, from its folder."""
-    ranker = Ranker.load(folder)
+    ranker = Ranker.load(folder, allow_code)
     return Run(folder, ranker.rows, Trained(**ranker.about["training"]), ranker.about["seconds"], ranker)
 
 
@@ -222,8 +223,9 @@ class Ranker:
     >>> ranker.save("artefact"); Ranker.load("artefact")         # doctest: +SKIP
     """
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *sets: str):
-        self.config = config if isinstance(config, Config) else load_config(config, sets)
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *sets: str, allow_code: bool = False):
+        """`allow_code` imports the parts of a model that the config names as module:Class; see docs/own_models.md."""
+        self.config = config if isinstance(config, Config) else load_config(config, sets, allow_code=allow_code)
         self.encoder: Encoder | None = None
         self.model: RankingModel | None = None
         self.about: dict[str, Any] = {}
@@ -342,12 +344,16 @@ class Ranker:
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Ranker:
-        """An artefact, or the run folder that holds one, verified name by name and hash by hash before use."""
+    def load(cls, folder: str | Path, allow_code: bool = False) -> Ranker:
+        """An artefact, or the run folder that holds one, verified name by name and hash by hash before use.
+
+        Raises ConfigError, before anything is imported, for one whose model names a class of the user's own, unless
+        `allow_code`; the class is then looked for in the current folder and where Python itself looks.
+        """
         artefact = open_artefact(artefact_folder(Path(folder)))
         path = artefact.path
         with understood(path):
-            config = load_config(path / "config.yaml")
+            config = load_config(path / "config.yaml", allow_code=allow_code, beside=False)
             schema = Schema.model_validate_json((path / "schema.json").read_bytes())
             if schema != config.schema:
                 raise ArtefactError(f"{path}: schema.json is not what config.yaml resolves to; the artefact was "
@@ -369,7 +375,8 @@ class Ranker:
         if widest > most:
             raise ArtefactError(f"{path}: an embedding of width {widest} is more numbers than model.safetensors holds")
         try:
-            with torch.device("meta"):           # shapes alone: a config may say more than the memory holds
+            # shapes alone, for a config may say more than the memory holds; code that is trusted need not know of this
+            with torch.device("cpu" if any(own_parts.named(config.settings.model)) else "meta"):
                 expected = {k: (tuple(v.shape), v.dtype) for k, v in RankingModel(
                     config.settings, schema, ranker.encoder.layout, {}).state_dict().items()}
         except RuntimeError as error:
@@ -444,21 +451,21 @@ def artefact_folder(folder: Path) -> Path:
 
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,
              by: Sequence[str] = (), report: Report = silent,
-             events: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+             events: Mapping[str, Any] | None = None, allow_code: bool = False) -> list[dict[str, Any]]:
     """Metrics of an artefact on labelled rows; written to `out` as metrics.json where given. `by` and `events` as in
     Ranker."""
-    found = Ranker.load(artefact).evaluate(rows, split, report, by, events)
+    found = Ranker.load(artefact, allow_code).evaluate(rows, split, report, by, events)
     if out is not None:
         write_text(Path(out), table.to_json(found))
     return found
 
 
 def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str] | tuple[str, ...] = (),
-            report: Report = silent, events: Mapping[str, Any] | None = None) -> int:
+            report: Report = silent, events: Mapping[str, Any] | None = None, allow_code: bool = False) -> int:
     """Score rows into a parquet file, part by part; the file appears when it is complete. Returns the rows written.
 
     `events`: event logs by name, as in Ranker.predict."""
-    ranker = Ranker.load(artefact)
+    ranker = Ranker.load(artefact, allow_code)
     source = ranker._source(rows, "test")
     if os.path.realpath(out) in source.paths:
         raise ConfigError(f"out: {out} holds rows to score, which would be lost; choose another file")
@@ -469,13 +476,13 @@ def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str]
 
 
 def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "fp32", rows: Any = None,
-           verify: bool = False) -> tuple[Exported, dict[str, tuple[float, float]]]:
+           verify: bool = False, allow_code: bool = False) -> tuple[Exported, dict[str, tuple[float, float]]]:
     """Write an artefact as one graph; see export.py. `rows` are run through it instead of the golden ones; where they
     have labels and the tables are smaller, also gives each task's AUC with the model's own tables and with those.
 
     With `verify`, raises ArtefactError where the graph, by its tables, differs from the model by more than 1e-5.
     """
-    ranker = Ranker.load(artefact)
+    ranker = Ranker.load(artefact, allow_code)
     if rows is None and ranker.golden is None:
         raise ConfigError(f"{artefact}: has no golden request, so nothing is known to run through the graph; give rows")
     model, schema = ranker.model, ranker.config.schema
@@ -500,7 +507,7 @@ def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "f
     return done, measured
 
 
-def describe(what: Config | str | Path, shapes: bool = False) -> str:
+def describe(what: Config | str | Path, shapes: bool = False, allow_code: bool = False) -> str:
     """A config, or an artefact's folder, in words; with `shapes`, sizes and parameters too.
 
     Sizes of a config's id spaces depend on its data, so `shapes` reads train once.
@@ -510,5 +517,5 @@ def describe(what: Config | str | Path, shapes: bool = False) -> str:
             return describe_config(what)
         encoder = prepare(what, open_data(what))
         return describe_ranker(Ranker._made(what, encoder, build(what, encoder, {})))
-    ranker = Ranker.load(what)
+    ranker = Ranker.load(what, allow_code)
     return describe_ranker(ranker) if shapes else describe_config(ranker.config)

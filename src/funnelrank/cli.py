@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Sets = Annotated[list[str] | None, Parameter(name="--set", negative=(), help=(
     "Edit one key of the config, as in --set train.batch_size=512. May be given many times; lists by position: "
     "'model.represent.hidden[0]=64'."))]
+Code = Annotated[bool, Parameter(name="--allow-code", negative=(), help=(
+    "Import and run parts of the model that are named as module:Class, code of yours or of whoever wrote this."))]
 Split = Literal["test", "valid", "train"]
 Words = Annotated[list[str] | None, Parameter(negative=())]
 
@@ -46,7 +48,8 @@ app = App(
 
 
 @app.command
-def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter(negative=())] = False) -> None:
+def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter(negative=())] = False,
+          allow_code: Code = False) -> None:
     """Say everything that is wrong with a config, before an hour is spent.
 
     Faults (exit code 2) are what no run can honour; notes are settings that do nothing. For example:
@@ -62,7 +65,7 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
         Also read the data: columns, types, label values, the funnel's order, scenarios, vocabularies.
     """
     from funnelrank import check as checks
-    read = _load(config, sets)
+    read = _load(config, sets, allow_code)
     notes = checks.notes(read.settings, read.schema)
     if data:
         from funnelrank.data.verify import verify
@@ -84,7 +87,7 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
 def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
           fresh: Annotated[bool, Parameter(negative=())] = False,
           profile: Annotated[bool, Parameter(negative=())] = False, continue_from: Path | None = None,
-          anew: Words = None) -> None:
+          anew: Words = None, allow_code: Code = False) -> None:
     """Train a model, measure it, and leave a run folder.
 
     The folder holds artefact/, metrics.json, report.html and events.jsonl. A run that was stopped, however it was,
@@ -113,7 +116,7 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
     """
     if anew and continue_from is None:
         raise ConfigError("--anew: only a run that continues another has anything to start anew; add --continue-from")
-    read = _load(config, sets)
+    read = _load(config, sets, allow_code)
     said = {"fresh": fresh, "profile": profile, "continue_from": continue_from, "anew": _names(anew)}
     if seeds is not None:
         from funnelrank import runs
@@ -136,7 +139,8 @@ def train(config: Path, /, *, sets: Sets = None, seeds: int | None = None,
 
 
 @app.command
-def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None = None) -> None:
+def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None = None,
+           allow_code: Code = False) -> None:
     """Look at the batch that stopped a run, or at that of any step.
 
     Trains up to it again, from the last checkpoint where that is earlier, and writes nothing. Prints losses, the
@@ -156,7 +160,7 @@ def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None 
     """
     from funnelrank import again
     with Console() as console:
-        seen = again.replay(run, step, console.watch, continue_from)
+        seen = again.replay(run, step, console.watch, continue_from, allow_code)
     say(f"step {seen.step}: epoch {seen.position['epoch'] + 1}, batch {seen.position['batch']} (from 0)")
     for said in seen.culprits:
         say(f"  {said}")
@@ -172,7 +176,8 @@ def replay(run: Path, /, *, step: int | None = None, continue_from: Path | None 
 
 
 @app.command
-def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path | None = None) -> None:
+def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path | None = None,
+              allow_code: Code = False) -> None:
     """Train again what an artefact records, and compare weights and metrics bit by bit.
 
     Same config, data, seed, code and threads give the same bits on the same machine. Exit code 2 where they differ;
@@ -192,7 +197,7 @@ def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path
     from funnelrank import again
     from funnelrank.errors import TrainingError
     with Console() as console:
-        found = again.reproduce(artefact, out, console.watch, continue_from)
+        found = again.reproduce(artefact, out, console.watch, continue_from, allow_code)
     for line in found.circumstances:
         say(f"not as the first time: {line}")
     for name, size in list(found.weights.items())[:10]:
@@ -207,7 +212,8 @@ def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path
 
 @app.command
 def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
-             by: Words = None, events: Words = None, out: Path | None = None) -> None:
+             by: Words = None, events: Words = None, out: Path | None = None,
+             allow_code: Code = False) -> None:
     """Measure a trained model on labelled rows.
 
     Prints ranking and calibration of each task, over all rows and in each scenario. For example:
@@ -234,7 +240,7 @@ def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
     from funnelrank import api
     with Console() as console:
         found = api.evaluate(artefact, _given(rows), split=split, out=out, by=_split(by), report=console.watch,
-                             events=_events(events))
+                             events=_events(events), allow_code=allow_code)
     show_metrics([row for row in found if "values" not in row], split)
     if by:
         from funnelrank.evaluate.fields import show_fields
@@ -295,7 +301,7 @@ def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
 @app.command
 def doctor(what: Path, /, *, sets: Sets = None, fail_on: Literal["error", "warning", "note", "never"] = "error",
            skip: Words = None, data: bool = True, rows: int = 2_000_000, format: Literal["text", "json"] = "text",
-           out: Path | None = None) -> int:
+           out: Path | None = None, allow_code: Code = False) -> int:
     """Find what ruins results: leaks, splits that overlap, dead columns; in a run also dead units, gates, skew.
 
     Of a config it reads the rows once and trains nothing; of a run it looks at the model, too. Exit code 1 where
@@ -328,8 +334,9 @@ def doctor(what: Path, /, *, sets: Sets = None, fail_on: Literal["error", "warni
     if rows < 1:
         raise ConfigError(f"--rows: found {rows}; at least 1 row is read")
     with Console() as console:
-        found = examine(what if what.is_dir() else _load(what, sets), data=data or not what.is_dir(), skip=_split(skip),
-                        most=rows, report=console.watch if format == "text" else lambda event: None)
+        found = examine(what if what.is_dir() else _load(what, sets, allow_code), data=data or not what.is_dir(),
+                        skip=_split(skip), most=rows, report=console.watch if format == "text" else lambda event: None,
+                        allow_code=allow_code)
     if out is not None:
         from funnelrank.api import write_text
         write_text(out, found.to_json())
@@ -339,7 +346,8 @@ def doctor(what: Path, /, *, sets: Sets = None, fail_on: Literal["error", "warni
 
 
 @app.command
-def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None, events: Words = None) -> None:
+def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None, events: Words = None,
+            allow_code: Code = False) -> None:
     """Score rows into a parquet file.
 
     It has a column per task, and 'buy|click' for a step given the one before it. For example:
@@ -362,14 +370,14 @@ def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None
     from funnelrank import api
     with Console() as console:
         written = api.predict(artefact, _given(rows), out, keep=_split(keep), report=console.watch,
-                              events=_events(events))
+                              events=_events(events), allow_code=allow_code)
     say(f"{out}: {written:,} rows")
 
 
 @app.command
 def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"], out: Path,
            tables: Literal["fp32", "fp16", "int8"] = "fp32", rows: Words = None,
-           verify: Annotated[bool, Parameter(negative=())] = False) -> None:
+           verify: Annotated[bool, Parameter(negative=())] = False, allow_code: Code = False) -> None:
     """Write a trained model as one graph for other runtimes.
 
     From encoded ids to every output. Prints its size, load time, p50, and how far each output is from the model's own.
@@ -395,7 +403,8 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
         Exit code 2 where an output differs by more than 1e-5.
     """
     from funnelrank import api
-    done, measured = api.export(artefact, to, out, tables=tables, rows=_given(rows), verify=verify)
+    done, measured = api.export(artefact, to, out, tables=tables, rows=_given(rows), verify=verify,
+                                allow_code=allow_code)
     for name, apart in done.differences.items():
         say(f"{name:<30} differs by {apart:.2g} at most")
     for task, (before, after) in measured.items():
@@ -406,7 +415,8 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
 
 
 @app.command
-def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False) -> None:
+def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False,
+             allow_code: Code = False) -> None:
     """Show what a config or an artefact comes to.
 
     Every feature, id space, task and part of the model, with all defaults filled in. For example:
@@ -425,9 +435,9 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
         raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
     if not what.is_dir() and not shapes:
         from funnelrank.describe import describe as describe_config  # without torch, so at once
-        return say(describe_config(_load(what, sets)))
+        return say(describe_config(_load(what, sets, allow_code)))
     from funnelrank import api
-    return say(api.describe(what if what.is_dir() else _load(what, sets), shapes))
+    return say(api.describe(what if what.is_dir() else _load(what, sets, allow_code), shapes, allow_code))
 
 
 @app.command
@@ -479,9 +489,9 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
 
 # ---- parsing
 
-def _load(path: Path, sets: Sequence[str] | None) -> Config:
+def _load(path: Path, sets: Sequence[str] | None, allow_code: bool = False) -> Config:
     from funnelrank import config
-    return config.load(path, sets or ())
+    return config.load(path, sets or (), allow_code=allow_code)
 
 
 def _split(words: Sequence[str] | None) -> list[str]:
@@ -551,6 +561,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 def _fault(error: Exception, debug: bool) -> int:
+    parts = sys.modules.get("funnelrank.own_parts")
+    if parts and (where := parts.blamed(error)):
+        return _failed(2, f"{where}: {type(error).__name__}: {error} (a part of your own; --debug shows more)", debug)
     return _failed(1, f"a fault of funnelrank, not of yours: {type(error).__name__}: {error}\n"
                       "Run again with --debug to see where, and report it with what that shows.", debug)
 

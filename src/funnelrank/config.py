@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from funnelrank import check, document
+from funnelrank import check, document, own_parts
 from funnelrank.document import Path as Keys
 from funnelrank.document import dotted, nearest
 from funnelrank.errors import ConfigError, did_you_mean
@@ -27,6 +27,7 @@ from funnelrank.fill import fill_folders, fill_model, short_for, spell_out
 from funnelrank.schema import Schema, resolve
 from funnelrank.settings import Settings
 from funnelrank.validate import Fault, faults
+from funnelrank.validate import found as found_value
 
 LARGEST = 4_000_000      # bytes of a config file
 SET = "--set "           # a place in the command line begins so
@@ -43,17 +44,22 @@ class Config:
     text: str = field(default="", compare=False)                  # as written
     sets: tuple[str, ...] = field(default=(), compare=False)
     places: Mapping[Keys, str] = field(default_factory=dict, compare=False, repr=False)
+    allow_code: bool = field(default=False, compare=False)        # parts of the user's own may be imported
 
     def placed(self, message: str) -> str:
         """'train.lr: ...' with its place in front, as 'demo.yaml:8:3: train.lr: ...', where it is known."""
         return _placed(message, self.places)
 
 
-def load(source: str | os.PathLike | Mapping[str, Any], sets: Iterable[str] = ()) -> Config:
+def load(source: str | os.PathLike | Mapping[str, Any], sets: Iterable[str] = (), *, allow_code: bool = False,
+         beside: bool = True) -> Config:
     """Reads a config file (or takes a mapping of the same form), applies `a.b=c` edits and checks the whole.
 
     Relative data paths start at `data.dir`, which itself starts at the file's folder, or at the current one in an
     edit or a mapping. Raises ConfigError with all faults, one sentence each.
+
+    allow_code   import the parts of a model that it names as module:Class; without it such a config is refused
+    beside       look for them in the file's folder first, then in the current one and where Python itself looks
     """
     sets = tuple(sets)
     if isinstance(source, Mapping):
@@ -70,8 +76,10 @@ def load(source: str | os.PathLike | Mapping[str, Any], sets: Iterable[str] = ()
                           "and model:")
     found = written.faults + [fault for edit in sets for fault in _edit(value, edit, places)]
     from_here = path is None or nearest(places, ("data", "dir")).startswith(SET)
-    settings, schema = _checked(value, places, found, Path.cwd() if from_here else path.parent, name)
-    return Config(settings, schema, name=name, path=path, text=text, sets=sets, places=places)
+    folders = [*([path.parent.absolute()] if path and beside else []), Path.cwd()]
+    settings, schema = _checked(value, places, found, Path.cwd() if from_here else path.parent, name,
+                                dict.fromkeys(folders) if allow_code else None)
+    return Config(settings, schema, name=name, path=path, text=text, sets=sets, places=places, allow_code=allow_code)
 
 
 def dump(config: Config) -> str:
@@ -169,16 +177,21 @@ def _edit(value: dict, edit: str, places: dict[Keys, str]) -> list[str]:
 
 # ---- checking
 
-def _checked(value: dict, places: Mapping[Keys, str], found: list[str], start: Path,
-             name: str) -> tuple[Settings, Schema]:
+def _checked(value: dict, places: Mapping[Keys, str], found: list[str], start: Path, name: str,
+             code_from: Iterable[Path] | None) -> tuple[Settings, Schema]:
     """Settings and schema of a written value, or all faults together, `found` included.
 
     What is refused is cut out, and the rest is looked at all the same; of what is then found, nothing counts that the
     cut itself may have caused.
     """
-    shipped = shipped_schema()
+    own, foreign = _own_parts(value, code_from)
+    shipped = own_parts.extended(shipped_schema(), own)
     spell_out(value, shipped)
-    broken = list(faults(value, shipped, shipped))
+    broken = foreign + [(at, m) for at, m in faults(value, shipped, shipped)
+                        if not any(at[:len(slot)] == slot for slot in (_slot(where) for where, _ in foreign))]
+    if own and not broken:
+        broken = [((*at, *inner), m) for at, said, part in _of_own(value, own)
+                  for inner, m in own_parts.misfits(part, said)]
     if ("model", "name") in (at for at, _ in broken):      # a slot without a name waited for the model's
         broken = [(at, m) for at, m in broken if not (at[0] == "model" and m.startswith("`name` is missing"))]
     for at, _ in broken:
@@ -208,6 +221,34 @@ def _checked(value: dict, places: Mapping[Keys, str], found: list[str], start: P
     if found:
         raise ConfigError(*sorted(dict.fromkeys(found), key=_line))
     return settings, schema
+
+
+def _own_parts(value: dict, code_from: Iterable[Path] | None) -> tuple[list[tuple[str, str, type]], list[Fault]]:
+    """(slot, name, class) of the parts of the user's own that `value` names, imported if they may be, and faults."""
+    own, wrong = [], []
+    for at, slot, name in own_parts.named(value.get("model")):
+        if code_from is None:
+            wrong.append((at, f"{found_value(name)} names code of somebody's own, which is imported and run only with "
+                              f"{own_parts.HOW}"))
+            continue
+        try:
+            own.append((slot, name, own_parts.find(name, code_from)))
+        except ConfigError as error:
+            wrong += [(at, message) for message in error.messages]
+    return own, wrong
+
+
+def _slot(at: Keys) -> Keys:
+    """('model', 'side', 0, 'name') -> ('model', 'side', 0)."""
+    return at[:3] if len(at) > 2 and isinstance(at[2], int) else at[:2]
+
+
+def _of_own(value: dict, own: Iterable[tuple[str, str, type]]) -> Iterable[tuple[Keys, Mapping[str, Any], type]]:
+    """Path, keys and class of each part of the user's own, once everything is spelt out."""
+    classes = {(slot, name): part for slot, name, part in own}
+    for at, slot, name in own_parts.named(value["model"]):
+        said = value["model"][slot]
+        yield _slot(at), said[at[2]] if isinstance(said, list) else said, classes[slot, name]
 
 
 def _settings(value: dict) -> tuple[Settings | None, list[Fault]]:

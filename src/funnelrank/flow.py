@@ -149,7 +149,7 @@ def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) 
     labels = label_statistics(splits["train"].labels, config.schema) if "train" in splits else {}
     model = RankingModel(settings, config.schema, encoder.layout, labels)
     if settings.embedding.init_from:
-        start_from(Path(settings.embedding.init_from), model.embedding, encoder)
+        start_from(Path(settings.embedding.init_from), model.embedding, encoder, config.allow_code)
     return model.to(device_of(settings.train))
 
 

@@ -214,7 +214,8 @@ def _model(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
     keys["relations"] = {**keys["relations"], "description": SAID["model.relations"]}
     yield _table("model", {"properties": keys})
     yield "### Slots\n"
-    yield "`prepare` and `side` take a list of parts, the others one part.\n"
+    yield ("`prepare` and `side` take a list of parts, the others one part. A part may also be a class of your own,\n"
+           "named `module:Class`; see [own_models.md](own_models.md).\n")
     yield _rows([(f"`{slot}`", ", ".join(_code(p) for p in PARTS[slot]) or "none yet",
                   ", ".join(f"{_code(m)}: {_code(r[slot]['name'])}" for m, r in MODELS.items() if slot in r
                             and slot not in CHAINS) or "-") for slot in SLOTS], ("slot", "parts", "in recipes"))

@@ -6,16 +6,15 @@ Run it after changing a setting or a part's parameter; a test compares the file 
 editors (keys complete, with their descriptions) and for `config.load`, which so needs no torch to check a model.
 """
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from pydantic import TypeAdapter
 
 from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
+from funnelrank.own_parts import FORM, definition
 from funnelrank.settings import FEATURE_KINDS, Settings
 
 FILE = Path(__file__).with_name("config.schema.json")
@@ -57,16 +56,18 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
                       "description": "task: tasks it learns from in `transfer`, instead of the tree of `after`.",
                       "additionalProperties": {"anyOf": [{"type": "string"},
                                                          {"type": "array", "items": {"type": "string"}}]}}}
+    defs["own"] = {"type": "object", "required": ["name"], "properties": {"name": {
+        "type": "string", "pattern": FORM, "description": "module:Class, a part of your own."}},
+        "description": "A part of your own, and its keys."}
     for slot in SLOTS:
         mapping = {}
         for name, part in PARTS[slot].items():
-            own = part_settings(part).model_json_schema(ref_template=f"#/$defs/{slot}.{name}.{{model}}")
-            defs.update({f"{slot}.{name}.{k}": v for k, v in own.pop("$defs", {}).items()})
-            own["description"] = own.get("description", "").split("\n\n")[0]
-            own["properties"] = {"name": {"const": name}, **own.get("properties", {})}
-            defs[f"{slot}.{name}"] = {"additionalProperties": False, **own, **_facts(part)}
+            own = definition(part, slot, name)
+            defs.update(own.pop("$defs", {}))
+            defs[f"{slot}.{name}"] = own
             mapping[name] = f"#/$defs/{slot}.{name}"
         union = _named("name", mapping)
+        union["anyOf"] += [{"type": "string", "pattern": FORM}, {"$ref": "#/$defs/own"}]
         if not mapping:
             properties[slot] = {"type": "array", "maxItems": 0}
         elif slot in CHAINS:
@@ -75,26 +76,6 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             properties[slot] = {"anyOf": [union, {"type": "null"}]}
     return {"type": "object", "additionalProperties": False, "properties": properties,
             "description": "A paper by name, or its five slots."}
-
-
-def _facts(part: type) -> dict[str, Any]:
-    """What `check` must know of a part without building it: its needs, and what it declares (models/slots.py)."""
-    facts = {f"needs-{need}": getattr(part.needs, need) for need in ("scenario", "fields", "histories", "crosses")}
-    facts |= {key.replace("_", "-"): getattr(part, key, None)
-              for key in ("makes", "changes", "keeps", "sets_raw", "takes_scenarios")}
-    said = {f"x-{key}": list(value) if isinstance(value, tuple) else value for key, value in facts.items() if value}
-    return said | ({"x-reads": dict(part.reads)} if hasattr(part, "reads") else {})
-
-
-def part_settings(part: type) -> type[pydantic.BaseModel]:
-    """What a config may say of a part: its constructor's keyword parameters, as a pydantic model."""
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(part.__init__, eval_str=True).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (parameter.annotation, default)
-    return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", validate_default=True),
-                                 __doc__=inspect.getdoc(part), **fields)
 
 
 def _named(key: str, mapping: dict[str, str], default: str | None = None) -> dict[str, Any]:

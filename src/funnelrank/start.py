@@ -21,14 +21,15 @@ WHERE = "embedding.init_from"
 
 
 @torch.no_grad()
-def start_from(folder: Path, embedding: Embedding, encoder: Encoder) -> int:
+def start_from(folder: Path, embedding: Embedding, encoder: Encoder, allow_code: bool = False) -> int:
     """Copy the rows of the run (or artefact) at `folder` that `embedding` has too; returns how many.
 
     Raises ArtefactError for a folder that holds no artefact, and ConfigError where widths differ or nothing fits.
     """
     path = open_artefact(folder if (folder / "manifest.json").exists() else folder / "artefact").path
     with understood(path):
-        config, theirs = load(path / "config.yaml"), Encoder.load(path / "encoder")
+        config = load(path / "config.yaml", allow_code=allow_code, beside=False)
+        theirs = Encoder.load(path / "encoder")
     before = RankingModel(config.settings, config.schema, theirs.layout, {})
     before.load_state_dict(load_tensors(path / "model.safetensors",
                                         {k: (tuple(v.shape), v.dtype) for k, v in before.state_dict().items()}))

@@ -37,7 +37,7 @@ RUN: dict[str, Callable[[Patient], Iterator[Finding]]] = {d.__name__: d for d in
 
 
 def examine(what: Config | str | Path, *, data: bool = True, report: Report = silent, skip: Collection[str] = (),
-            most: int = MOST_ROWS, **given: Any) -> Diagnosis:
+            most: int = MOST_ROWS, allow_code: bool = False, **given: Any) -> Diagnosis:
     """What is wrong with the rows that a config names, and with a run where `what` is its folder.
 
     data    of a run: also look at its rows, as of a config
@@ -53,7 +53,7 @@ def examine(what: Config | str | Path, *, data: bool = True, report: Report = si
     if isinstance(what, Config):
         config = what
     else:
-        patient = Patient(Path(what))
+        patient = Patient(Path(what), allow_code)
         config = patient.config
         findings += [f for name, detector in RUN.items() if name not in skip for f in detector(patient)]
         looked.append(f"model: {len(patient.batch):,} rows of {patient.split}" + (

@@ -32,9 +32,9 @@ SPLITS = ("test", "valid", "train")
 class Patient:
     """A run folder (or an artefact), opened and verified. What is asked of it is made when first asked for."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, allow_code: bool = False):
         self.folder = folder.parent if folder.name == "artefact" else folder
-        self.ranker = Ranker.load(folder)
+        self.ranker = Ranker.load(folder, allow_code)
         self.model: RankingModel = self.ranker.model.cpu()
         self.config, self.schema = self.ranker.config, self.ranker.config.schema
         self.layout = self.ranker.encoder.layout

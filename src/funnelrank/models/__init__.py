@@ -28,6 +28,7 @@ from funnelrank.models.ple import ProgressiveExtraction
 from funnelrank.models.pnn import ProductNetwork
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarMLP
 from funnelrank.models.wide_deep import Wide
+from funnelrank.own_parts import imported, is_own
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate,
@@ -41,6 +42,11 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
                 "hmoe": ScenarioTowers, "meta_towers": MetaTowers},
     "side": {"lr": FirstOrder, "fm": SecondOrder, "wide": Wide, "auxiliary": AuxiliaryNetwork},
 }
+
+
+def part_class(slot: str, name: str) -> type[nn.Module]:
+    """The class of a part: one of PARTS, or of the user's own, named module:Class."""
+    return imported(name) if is_own(name) else PARTS[slot][name]
 
 
 def _each(part: str) -> dict[str, Any]:
@@ -128,4 +134,4 @@ MODELS: dict[str, dict[str, Any]] = {
     "dcn_v2": _each("dcn_v2"),
 }
 
-__all__ = ["MODELS", "PARTS"]
+__all__ = ["MODELS", "PARTS", "part_class"]

@@ -35,12 +35,18 @@ from funnelrank.check import asked_groups
 from funnelrank.errors import ConfigError
 from funnelrank.fill import CHAINS
 from funnelrank.inputs import Inputs, Needs, Spec
-from funnelrank.models import PARTS
+from funnelrank.models import PARTS, part_class
+from funnelrank.own_parts import built, is_own
 
 
 def build_part(slot: str, said: Mapping[str, Any], spec: Spec) -> nn.Module:
     """{name: mlp, hidden: [64]} -> MLPBody(spec, hidden=[64]). The config's keys are the constructor's."""
-    return PARTS[slot][said["name"]](spec, **{k: v for k, v in said.items() if k != "name"})
+    name, keys = said["name"], {k: v for k, v in said.items() if k != "name"}
+    if not is_own(name):
+        return PARTS[slot][name](spec, **keys)
+    part = built(slot, name, spec, **keys)
+    _watch(part, slot, name, spec)
+    return part
 
 
 class Slots(nn.Module):
@@ -77,8 +83,8 @@ class Slots(nn.Module):
     @staticmethod
     def needs(model: Mapping[str, Any]) -> Needs:
         """What the parts will ask the Embedding for, before they are built."""
-        parts = [PARTS[slot][said["name"]] for slot in CHAINS for said in model.get(slot, ())]
-        parts += [PARTS[slot][model[slot]["name"]] for slot in PARTS if slot not in CHAINS and model.get(slot)]
+        parts = [part_class(slot, said["name"]) for slot in CHAINS for said in model.get(slot, ())]
+        parts += [part_class(slot, model[slot]["name"]) for slot in PARTS if slot not in CHAINS and model.get(slot)]
         made = {group for part in parts for group in getattr(part, "makes", ())}
         groups = tuple(g for g in asked_groups(model) if g not in made)
         return reduce(or_, (part.needs for part in parts), Needs(groups=groups))
@@ -96,3 +102,29 @@ class Slots(nn.Module):
         for part in self.side:
             logits = logits + part(x)
         return logits
+
+
+GIVES = {"prepare": ("spec",), "represent": ("views", "hidden"), "transfer": ("views", "hidden")}
+
+
+def _watch(part: nn.Module, slot: str, name: str, spec: Spec) -> None:
+    """Holds a part of the user's own to what its slot gives: attributes now, the shape of its answers as they come."""
+    where, outputs = f"model.{slot}: '{name}'", len(spec.owners)
+    for attribute in GIVES.get(slot, ()):
+        if not isinstance(getattr(part, attribute, None), Spec if attribute == "spec" else int):
+            raise ConfigError(f"{where} has no `{attribute}`; a part of `{slot}` says " + (
+                "in self.spec what it makes of its inputs" if slot == "prepare" else
+                "in self.views and self.hidden (whole numbers) what shape [B, views, hidden] it gives"))
+
+    def check(module: nn.Module, given: tuple, answer: Any) -> None:
+        if slot == "prepare":
+            if not isinstance(answer, Inputs):
+                raise ConfigError(f"{where} gave a {type(answer).__name__}; a part of `prepare` gives Inputs")
+            return
+        rows = len(given[0].flat if isinstance(given[0], Inputs) else given[0])
+        wanted = (rows, part.views, part.hidden) if slot in ("represent", "transfer") else (rows, outputs)
+        if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
+            found = list(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+            raise ConfigError(f"{where} gave {found}; of {rows} rows this slot gives {list(wanted)}, "
+                              + ("[B, views, hidden]" if len(wanted) == 3 else "[B, outputs]"))
+    part.register_forward_hook(check)

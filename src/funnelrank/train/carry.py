@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from funnelrank.errors import ConfigError, listing
-from funnelrank.models import PARTS
+from funnelrank.models import part_class
 from funnelrank.train.axes import labels
 from funnelrank.train.moves import SLOTS, Model, Move, RowMove, row_move, weight_moves
 from funnelrank.train.optim import averaged_names, optimised_names, row_optimiser, row_state
@@ -112,7 +112,7 @@ def _share_taken(old: Model, new: Model) -> list[str]:
     before, now, found = labels(old.model), labels(new.model), []
     for slot in SLOTS:
         for part in _listed(new.settings.model.get(slot)) if slot not in new.anew else ():
-            for quantity in getattr(PARTS[slot][part["name"]], "weighs", ()):
+            for quantity in getattr(part_class(slot, part["name"]), "weighs", ()):
                 if added := [n for n in now[quantity] if n not in before[quantity] or n in new.anew]:
                     found.append(f"{slot}.{part['name']} weighs {quantity} against each other: {listing(added)} "
                                  "takes a share from the first step")

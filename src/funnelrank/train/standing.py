@@ -28,6 +28,7 @@ from typing import Any
 import numpy
 import torch
 
+from funnelrank import own_parts
 from funnelrank.config import Config, plain
 from funnelrank.durable import flush_names, replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, TrainingError
@@ -48,7 +49,8 @@ class Standing:
                  before: Mapping[str, Any] | None = None):
         self.folder, self.found = folder, read_record(folder)
         self.record = {"state": "running", "config": plain(config.settings), "data": dict(data),
-                       "before": before and dict(before), "versions": versions(), "machine": machine(),
+                       "before": before and dict(before), "machine": machine(),
+                       "versions": versions() | own_parts.digests(config.settings.model),
                        "started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")}
 
     def changed(self) -> list[str]:
@@ -56,9 +58,12 @@ class Standing:
         if self.found is None:
             return []
         was, now = (deciding_before(r.get("before")) for r in (self.found, self.record))
+        code = [{k: v for k, v in r["versions"].items() if k.startswith(own_parts.CODE)}
+                for r in (self.found, self.record)]
         return [*differences(deciding(self.found["config"]), deciding(self.record["config"])),
                 *(f"data.{name}: its files changed" for name in sorted({*self.found["data"], *self.record["data"]})
                   if self.found["data"].get(name) != self.record["data"].get(name)),
+                *differences(*code),
                 *(["it went on from another run, or with other things anew (--continue-from, --anew)"]
                   if was != now else [])]
 
