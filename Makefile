@@ -1,5 +1,6 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
+# make test-peers  our layers and models beside torch-rechub's and FuxiCTR's, under the same weights, in .bench-env
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
 # make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
@@ -14,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test chaos grid costs fuzz lint install bench bench-quick
+.PHONY: run test test-peers chaos grid costs fuzz lint install bench bench-quick
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -22,6 +23,9 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-peers: .bench-env/tests
+	.bench-env/bin/python -m pytest -o addopts="" -q -rs tests/peers
 
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
@@ -57,3 +61,7 @@ $(PEERS): benchmarks/peers/requirements.txt constraints.txt
 	test -x .bench-env/bin/python || $(PYTHON) -m venv .bench-env
 	.bench-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers/requirements.txt
 	touch $(PEERS)
+
+.bench-env/tests: $(PEERS) pyproject.toml
+	.bench-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest hypothesis -e .
+	touch .bench-env/tests
