@@ -7,6 +7,7 @@
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
 # make costs  parameters, multiply-adds and rows per CPU second of every model, into docs/models; about five minutes
+# make contest LOGS=FOLDER   every model on the public logs, beside LightGBM and torch-rechub: docs/quality.md; hours, goes on
 # make fuzz   texts and rows nobody has seen, for the config reader and the encoder (SECONDS=600)
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
 
@@ -15,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test test-peers chaos grid costs fuzz lint install bench bench-quick
+.PHONY: run test test-peers chaos grid costs fuzz lint install bench bench-quick contest
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -42,6 +43,10 @@ bench: $(INSTALLED) $(PEERS)
 
 bench-quick: $(INSTALLED) $(PEERS)
 	$(BIN)/python benchmarks/bench.py --quick
+
+contest: $(INSTALLED) $(PEERS)
+	$(BIN)/python benchmarks/contest.py $(LOGS)
+
 SECONDS := 600
 fuzz: $(INSTALLED)
 	$(BIN)/python benchmarks/fuzz.py --seconds $(SECONDS)

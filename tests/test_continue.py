@@ -161,7 +161,7 @@ def test_features_tasks_and_columns_of_tables_come_and_go(log, first, tmp_path):
 
 # what a model cannot go on with, and the slots that must start anew for it
 REFUSED = {("ple", "tasks"): "represent", ("star", "features"): "side", ("fnn", "features"): "represent",
-           ("pnn", "features"): "represent", ("autoint", "features"): "predict"}
+           ("pnn", "features"): "represent", ("autoint", "features"): "predict", ("auto", "features"): "predict"}
 MOVED = {("afm", "features"), ("hmoe", "scenarios")}          # newcomers take a share of what others say; it is said
 NEW = {"features": {"features": {"device": {"role": "user"}, "hour": {"kind": "number", "role": "user"},
                                  **CONFIG["features"]}},

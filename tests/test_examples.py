@@ -36,7 +36,7 @@ def log_of(example: Path) -> Path:
 def missing_columns(config) -> list[str]:
     """Columns that a config reads and its files do not have, as 'file: column'."""
     data, schema = config.settings.data, config.schema
-    wanted = {f"{s}.parquet": schema.log_columns() for s in SPLITS}
+    wanted = {f"{s}.parquet": schema.of_files().log_columns() for s in SPLITS}
     wanted |= {data.tables[t].path: [table.key, *table.columns] for t, table in schema.tables.items()}
     wanted["test.parquet"] = [*wanted["test.parquet"], *config.settings.evaluate.truth.values()]
     return [f"{file}: {column}" for file, columns in wanted.items()

@@ -23,7 +23,11 @@ def read(folder: str, length: int | None = None, parts: int | None = None) -> tu
 
 
 def padded(lists: pa.ListArray, length: int) -> np.ndarray:
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    return cut_to(lists.values.to_numpy(), lists.offsets.to_numpy(), length)
+
+
+def cut_to(values: np.ndarray, offsets: np.ndarray, length: int) -> np.ndarray:
+    """Lists [n] as an array [n, length], the first entries of each, padded with 0."""
     sizes = np.diff(offsets)
     out = np.zeros((len(sizes), length), np.int32)
     place = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from funnelrank.data.ahead import each
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.events import open_events, with_histories
+from funnelrank.data.fit_rates import period_of
 from funnelrank.data.frozen import sortable
 from funnelrank.data.labels import contradictions, read_labels, read_weights
 from funnelrank.data.parse import Values, numbers, one_chunk
@@ -124,6 +125,8 @@ class _Split:
         self.scenarios: Counter = Counter()
 
     def _readable(self, f: Any, tables: Mapping[str, Dimension]) -> bool:
+        if f.kind == "rate":
+            return f.task is not None and self.schema.time in self.columns
         if f.kind in COMPUTED:
             return False                                   # computed from features that are read themselves
         if f.kind == "gap":
@@ -156,6 +159,8 @@ class _Split:
                 rows.numbers(name)
             case "gap":
                 rows.gap(f.since, f.until)
+            case "rate":
+                period_of(self.schema, rows, name)
             case "id":
                 self._count(f.space, rows.ids(name).values)
             case _:

@@ -55,6 +55,11 @@ def _each(part: str) -> dict[str, Any]:
 
 
 MODELS: dict[str, dict[str, Any]] = {
+    "auto": {     # what did best on valid where all were compared: docs/quality.md
+        "represent": {"name": "dcn_v2", "layers": 2, "rank": 64, "structure": "parallel", "hidden": [256, 128],
+                      "dropout": 0.1},
+        "predict": {"name": "towers"},
+    },
     "aitm": {
         "represent": {"name": "mlp", "per": "task"},
         "transfer": {"name": "ait"},

@@ -1,0 +1,290 @@
+"""Every multi-task and multi-scenario model on the public logs, beside LightGBM and torch-rechub: docs/quality.md.
+
+    python benchmarks/contest.py LOGS                      LOGS: the folder of the public logs
+    python benchmarks/contest.py LOGS --only kuairand --seeds 5 --trials 1 --models auto,aitm,lightgbm
+    python benchmarks/contest.py --show                    the page from what was measured so far
+
+One cell is one model, with one of its settings, trained with one seed on one log. Measured cells stay in --out
+(.contest); the command goes on where it stopped, and a cell whose config, encoder or worker's code differs is measured
+anew. Features, rows and their encoding are the same for all models of a log: the example's config, with only
+`model` changed. Each model may try the settings of TRIALS with seed 0; the best on valid (mean AUC) is trained with the
+other seeds, and only its test figures are shown. One thread, one training at a time.
+
+LightGBM and torch-rechub run in .bench-env (see the Makefile), on the encoded rows of this package, or, for LightGBM on
+target encodings, on the raw columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from funnelrank import load_config
+from funnelrank.data.cache import EncodedSplit
+from funnelrank.data.encode import Encoder
+from funnelrank.data.loader import Loader
+from funnelrank.errors import ConfigError
+from funnelrank.evaluate import table
+from funnelrank.evaluate.compare import Contestant, compare
+from funnelrank.evaluate.kept import keep_scores, open_scores
+from funnelrank.evaluate.measure import Scores, measure
+from funnelrank.evaluate.score import score
+from funnelrank.flow import build, encode, fit, open_data, prepare
+
+ROOT = Path(__file__).parents[1]
+LOGS = {     # example, folder, settings beside the example's
+    "kuairand": ("kuairand/auto.yaml", "kuairand_pure", ["train.epochs=1"]),      # a second one lowers valid
+    "hillstrom": ("hillstrom/aitm.yaml", "hillstrom", []),
+    "census": ("census/aitm.yaml", "census_income", []),
+    "globo": ("globo/aitm.yaml", "globo_news", []),
+}
+HEAD = {"globo": 300_000}        # train rows that are used: the latest so many
+OURS = ("auto", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm", "star", "hmoe",
+        "pepnet", "apg", "m2m")
+THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
+TRIALS = ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"])
+BASE = "shared_bottom"
+METRICS = ("auc", "gauc_frozen", "pcoc")
+BEGIN, END = "<!-- contest: begin -->", "<!-- contest: end -->"
+
+
+@dataclasses.dataclass
+class Log:
+    """A public log, encoded once for all models."""
+
+    name: str
+    example: Path
+    sets: list[str]
+    encoder: Encoder
+    splits: dict[str, EncodedSplit]
+    config: Any
+
+    def load(self, model: str, trial: list[str], seed: int, folder: str):
+        return load_config(self.example, [*self.sets, f"model={model}", *trial, f"train.seed={seed}",
+                                          f"train.out={folder}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logs", type=Path, nargs="?")
+    parser.add_argument("--only", default=",".join(LOGS))
+    parser.add_argument("--models", default=",".join((*OURS, *THEIRS)))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=len(TRIALS))
+    parser.add_argument("--out", type=Path, default=ROOT / ".contest")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "quality.md")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".bench-env", help="the peers' environment")
+    parser.add_argument("--show", action="store_true", help="measure nothing; write the page")
+    said = parser.parse_args()
+    torch.set_num_threads(1)
+    if not said.show:
+        if not said.logs:
+            parser.error("name the folder of the public logs")
+        for name in said.only.split(","):
+            contest(name, said)
+    write_page(said.out, said.page)
+
+
+def contest(name: str, said: argparse.Namespace) -> None:
+    log = opened(name, said.logs, said.out / name)
+    models = [m for m in said.models.split(",") if name == "kuairand" or not m.startswith("rechub")]
+    for seed in range(said.seeds):                     # all models with one seed before the next: parts are even
+        for model in models:
+            ours = model in OURS
+            for trial in range(said.trials if ours and seed == 0 else 1):
+                if seed and ours:
+                    trial = best_trial(said.out / name / model, said.trials)
+                folder = said.out / name / model / f"trial-{trial}" / f"seed-{seed}"
+                if done(folder, key(log, model, trial)):
+                    continue
+                print(f"{time.strftime('%H:%M:%S')} {name} {model} trial {trial} seed {seed}", flush=True)
+                try:
+                    if ours:
+                        measure_ours(log, model, trial, seed, folder)
+                    else:
+                        measure_theirs(log, model, seed, folder, said.peers)
+                except ConfigError as refused:
+                    write(folder, {"key": key(log, model, trial), "refused": str(refused).split("\n")[0]})
+
+
+def opened(name: str, logs: Path, out: Path) -> Log:
+    example, folder, sets = LOGS[name]
+    sets = [f"data.dir={logs / folder}", f"data.cache={out / 'cache'}", "train.threads=1", *sets]
+    config = load_config(ROOT / "examples" / example, sets)
+    given = {}
+    if name in HEAD:
+        import pyarrow.parquet as pq
+        rows = pq.read_table(logs / folder / "train.parquet")
+        given = {s: pq.read_table(logs / folder / f"{s}.parquet") for s in ("valid", "test")}
+        given["train"] = rows.slice(max(0, len(rows) - HEAD[name]))
+    data = open_data(config, **given)
+    encoder = prepare(config, data)
+    return Log(name, ROOT / "examples" / example, sets, encoder, encode(config, data, encoder), config)
+
+
+def key(log: Log, model: str, trial: int) -> str:
+    """What a cell was made of."""
+    try:
+        said = log.load(model, TRIALS[trial], 0, "run").settings.model_dump(mode="json", include={
+            "model", "embedding", "train", "tasks"}) if model in OURS else (
+            ROOT / "benchmarks" / "peers" / ("trees.py" if "lightgbm" in model else "tabular.py")).read_text()
+    except ConfigError as refused:
+        said = str(refused)
+    return hashlib.sha256(json.dumps([log.encoder.hash(), model, said], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def done(folder: Path, key: str) -> bool:
+    cell = folder / "cell.json"
+    return cell.exists() and json.loads(cell.read_text())["key"] == key
+
+
+def best_trial(folder: Path, trials: int) -> int:
+    """The trial whose seed 0 has the highest mean AUC on valid."""
+    found = {t: json.loads(cell.read_text()) for t in range(trials)
+             if (cell := folder / f"trial-{t}" / "seed-0" / "cell.json").exists()}
+    return max(found, key=lambda t: found[t].get("valid", 0.0), default=0)
+
+
+def measure_ours(log: Log, model: str, trial: int, seed: int, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        config = log.load(model, TRIALS[trial], seed, place)
+        net = build(config, log.encoder, log.splits)
+        trained = fit(config, net, log.encoder, {s: log.splits[s] for s in ("train", "valid")}, folder=Path(place))
+        rows = lambda split: Loader(log.splits[split], log.encoder.layout, 8192, shuffle=False, seed=0).epoch(0)
+        scores = {s: score(net, config.schema, rows(s), s.split("/")[0]) for s in log.splits if s != "train"}
+    keep(log, model, trial, seed, folder, scores, trained.cpu_seconds, {
+        "epochs": trained.epochs, "parameters": sum(p.numel() for p in net.parameters())})
+
+
+def measure_theirs(log: Log, model: str, seed: int, folder: Path, peers: Path) -> None:
+    """A worker in the peers' environment reads arrays from files and writes probabilities."""
+    if not (peers / "bin" / "python").exists():
+        sys.exit(f"{peers}: there is no such environment; `make .bench-env/installed` makes it")
+    with tempfile.TemporaryDirectory() as place:
+        arrays(log, Path(place))
+        worker = "trees.py" if "lightgbm" in model else "tabular.py"
+        command = [peers / "bin" / "python", ROOT / "benchmarks" / "peers" / worker, place, model, str(seed)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        answer, about = np.load(Path(place) / "scores.npz"), json.loads(done.stdout.strip().splitlines()[-1])
+    scores = {}
+    for split in (s for s in log.splits if s != "train"):
+        p = np.clip(answer[split.replace("/", "_")].astype(np.float64), 1e-7, 1 - 1e-7)
+        rows, schema = log.splits[split], log.config.schema
+        scores[split] = Scores(schema.task_names, ["binary"] * len(schema.tasks), schema.parents,
+                               np.log(p).astype(np.float32), np.log1p(-p).astype(np.float32), p.astype(np.float32),
+                               np.asarray(rows.labels), np.asarray(rows.scenario) if schema.scenario else None,
+                               np.asarray(rows.user) if schema.user else None)
+    keep(log, model, 0, seed, folder, scores, about.pop("cpu_seconds"), about)
+
+
+def arrays(log: Log, place: Path) -> None:
+    """The encoded rows of all splits as npz files, and meta.json: what other packages are given."""
+    lay = log.encoder.layout
+    for split, rows in log.splits.items():
+        lists = {f"list{i}.{part}": np.asarray(getattr(one, part)) for i, one in enumerate(rows.lists)
+                 for part in ("values", "offsets")}
+        np.savez(place / f"{split.replace('/', '_')}.npz", ids=rows.ids, numbers=rows.numbers, labels=rows.labels,
+                 **lists)
+    (place / "meta.json").write_text(json.dumps({
+        "ids": lay.ids, "numbers": lay.numbers, "lists": lay.lists, "tasks": lay.tasks, "space": dict(lay.space),
+        "size": dict(lay.size), "splits": [s.replace("/", "_") for s in log.splits]}))
+
+
+def keep(log: Log, model: str, trial: int, seed: int, folder: Path, scores: dict[str, Scores], seconds: float,
+         about: dict[str, Any]) -> None:
+    evaluate = log.config.settings.evaluate
+    names = list(log.encoder.layout.scenarios) if log.config.schema.scenario else []
+    plain = evaluate.model_copy(update={"intervals": "none"})
+    valid = table.value(measure("valid", scores["valid"], plain, None), "valid/auc")
+    rows = measure("test", scores["test"], plain, names or None, frozen=scores.get("test/frozen"))
+    shutil.rmtree(folder, ignore_errors=True)
+    keep_scores(folder / "scores", "test", scores["test"], scores.get("test/frozen"), names, evaluate,
+                {"name": model, "seed": seed})
+    write(folder, {"key": key(log, model, trial), "model": model, "trial": TRIALS[trial], "seed": seed, "valid": valid,
+                   "cpu_seconds": round(seconds, 1), "measured": time.strftime("%Y-%m-%d"), **about,
+                   "test": {f"{r['metric']}_{r['task'] or 'mean'}": r["value"] for r in rows if not r["scenario"]}})
+
+
+def write(folder: Path, cell: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cell.json").write_text(json.dumps(cell, indent=1) + "\n")
+
+
+# ---- the page
+
+def write_page(out: Path, page: Path) -> None:
+    parts = [section(name, out / name) for name in LOGS if (out / name).is_dir()]
+    made = f"{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}"
+    text = page.read_text() if page.exists() else f"{BEGIN}\n{END}"
+    page.write_text(text[:text.index(BEGIN)] + made + text[text.index(END) + len(END):])
+
+
+def section(name: str, folder: Path) -> str:
+    """One log's table: the best on valid first; differences to Shared-Bottom on the same test rows, paired."""
+    cells = {model: list(chosen(folder / model)) for model in (*OURS, *THEIRS)}
+    refused = {m: c[0]["refused"] for m, c in cells.items() if c and "refused" in c[0]}
+    cells = {m: c for m, c in cells.items() if c and m not in refused}
+    tasks = [k[4:] for k in next(iter(cells.values()))[0]["test"] if k.startswith("auc_") and k != "auc_mean"]
+    differences = against(cells, folder)
+    head = ["model", "seeds", *(f"AUC {t}" for t in tasks), *(f"less {BASE}, {t}" for t in tasks),
+            *(f"GAUC {t}" for t in tasks), *(f"PCOC {t}" for t in tasks), "CPU s"]
+    lines = []
+    for model, found in sorted(cells.items(), key=lambda c: -np.mean([x["valid"] for x in c[1]])):
+        auc, gauc, pcoc = ([figure([x["test"].get(f"{metric}_{t}") for x in found]) for t in tasks]
+                           for metric in METRICS)
+        lines.append([model, str(len(found)), *auc, *(differences.get((model, t), "") for t in tasks), *gauc, *pcoc,
+                      f"{np.mean([x['cpu_seconds'] for x in found]):.0f}"])
+    days = sorted({x["measured"] for c in cells.values() for x in c})
+    said = [f"### {name}", "", f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}. Sorted by mean AUC on "
+            "valid. AUC, GAUC (histories held) and PCOC of test.", ""]
+    said += ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)]
+    return "\n".join(said + [f"\n`{m}` does not apply: {why}" for m, why in refused.items()])
+
+
+def chosen(folder: Path) -> Iterator[dict[str, Any]]:
+    """The cells of a model's best trial, in the order of seeds."""
+    trials = sorted(folder.glob("trial-*"))
+    if not trials:
+        return
+    trial = best_trial(folder, len(TRIALS))
+    for cell in sorted((folder / f"trial-{trial}").glob("seed-*/cell.json")):
+        yield json.loads(cell.read_text()) | {"folder": str(cell.parent)}
+
+
+def against(cells: dict[str, list[dict[str, Any]]], folder: Path) -> dict[tuple[str, str], str]:
+    """(model, task) -> difference of test AUC to Shared-Bottom, +- half its 95 % interval; * where it excludes zero."""
+    if BASE not in cells:
+        return {}
+    kept = lambda model: Contestant(model, [open_scores(Path(c["folder"]) / "scores") for c in cells[model]])
+    others = [m for m in cells if m != BASE]
+    if not others:
+        return {}
+    found = compare([kept(BASE), *map(kept, others)], ("auc",), by_scenario=False)
+    return {(r["run"], r["task"]): f"{r['difference']:+.4f} ± {(r['high'] - r['low']) / 2:.4f}"
+            + (" *" if r["low"] > 0 or r["high"] < 0 else "") for r in found.rows if r["task"] and r["error"]}
+
+
+def figure(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    return f"{np.mean(known):.4f}" + (f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
