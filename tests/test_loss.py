@@ -4,7 +4,7 @@ from made import batch, config, model
 
 from funnelrank.errors import ConfigError
 from funnelrank.funnel import Funnel
-from funnelrank.loss import calibrator, task_losses
+from funnelrank.loss import calibrator, is_plain, plain_losses, task_losses
 from funnelrank.settings import JRC, Focal, Huber, Pairwise, Squared
 
 KINDS = ["binary"] * 3
@@ -180,3 +180,35 @@ def test_every_model_part_learns_by_any_loss(loss):
     assert said.mean[:, 0].mean().item() == pytest.approx(0.3, abs=0.05)                # starts at the label's rate
     m.task_losses(said, rows).sum().backward()
     assert not [n for n, p in m.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum())]
+
+
+@pytest.mark.parametrize("parents", [[None], [None, 0, 1], [None, 0, 0, None]])
+def test_plain_losses_are_the_losses_and_the_calibrator_with_their_gradients(parents):
+    torch.manual_seed(0)
+    T, funnel = len(parents), Funnel(parents)
+    assert is_plain(funnel) and not is_plain(Funnel(parents, "conditional"))
+    z = torch.randn(300, T) * torch.tensor([1.0, 30.0, 200.0]).repeat_interleave(100).unsqueeze(1)
+    y = (torch.rand(300, T) < 0.4).float()
+    y[torch.rand(300, T) < 0.2], y[:, -1] = float("nan"), float("nan") if T == 3 else 1.0
+    weight = torch.rand(300) * (torch.rand(300) < 0.8)
+    found = []
+    for plain in (False, True):
+        logits = z.clone().requires_grad_()
+        if plain:
+            losses, pressed = plain_losses(funnel, logits, y, weight)
+        else:
+            said = funnel(logits)
+            losses = task_losses(funnel, said, y, weight)
+            pressed = calibrator(said, parents, funnel.kinds)
+        (losses @ torch.arange(1.0, T + 1) + 0.6 * pressed).backward()
+        found.append((losses.detach(), pressed.detach(), logits.grad))
+    for a, b in zip(*found):
+        torch.testing.assert_close(b, a, rtol=2e-6, atol=1e-9)
+
+
+def test_a_plain_loss_of_a_row_that_nobody_saw_does_not_overflow():
+    z = torch.tensor([[1e30, 3.0], [0.5, -1e30]], requires_grad=True)
+    losses, _ = plain_losses(Funnel([None, None]), z, torch.tensor([[float("nan"), 1.0], [1.0, float("nan")]]),
+                             torch.ones(2))
+    losses.sum().backward()
+    assert losses.isfinite().all() and z.grad.isfinite().all() and (z.grad[[0, 1], [0, 1]] == 0).all()

@@ -136,6 +136,8 @@ class Funnel(nn.Module):
 
     def observed(self, labels: Tensor) -> Tensor:
         """[B, T] bool: which labels `nll` counts."""
+        if not self.nested or set(self.kinds) == {"binary"}:
+            return ~labels.isnan()
         columns = []
         for t, (parent, kind) in enumerate(zip(self.parents, self.kinds)):
             seen = ~labels[:, t].isnan()

@@ -78,7 +78,11 @@ class RankingModel(nn.Module):
         return task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
 
     def forward(self, batch: Batch) -> Prediction:
-        return self.funnel(self.slots(self.embedding(batch)))
+        return self.funnel(self.outputs(batch))
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """[B, O]: what the funnel gives its meaning."""
+        return self.slots(self.embedding(batch))
 
 
 def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation, ...]:

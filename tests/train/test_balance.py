@@ -9,7 +9,7 @@ import torch
 from made import batch, config, model
 
 from funnelrank.errors import ConfigError
-from funnelrank.loss import calibrator, task_losses
+from funnelrank.loss import plain_losses, task_losses
 from funnelrank.settings import Train
 from funnelrank.train.balance import balance_of, gradnorm_gradient, projected
 from funnelrank.train.optim import Average, RowUpdates, dense_optimiser
@@ -333,9 +333,8 @@ def test_equal_and_fixed_are_the_plain_sum_to_the_bit(tmp_path):
         m, m.embedding, s.average), dense_optimiser(m, s.optimiser)
     m.train()
     for b in [*Batches().epoch(0)] * 3:
-        said = m(b)
-        loss = (torch.ones(3) * task_losses(m.funnel, said, b.labels, b.weight)).sum()
-        loss = loss + m.calibrator * calibrator(said, m.funnel.parents, m.funnel.kinds)
+        losses, pressed = plain_losses(m.funnel, m.outputs(b), b.labels, b.weight)
+        loss = (torch.ones(3) * losses).sum() + m.calibrator * pressed
         dense.zero_grad()
         updates.fuse(1.0, average)
         loss.backward()

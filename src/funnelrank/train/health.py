@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +63,16 @@ def stopped(what: str, of: list[str], step: int, position: Mapping[str, Any], fo
         {"step": step, "what": what, "of": of, "position": dict(position), "culprits": found})
 
 
-def odd_gradients(model: nn.Module, gradients: list[RowGradient]) -> list[str]:
-    """Names of parameters, and of tables' features, whose gradient is not finite. One synchronisation where none is."""
-    named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
-    every = [g for _, g in named] + [g.grad for g in gradients]
-    if not every or math.isfinite(torch.stack([n.float() for n in torch._foreach_norm(every)]).sum().item()):
+def odd_gradients(model: nn.Module, gradients: list[RowGradient], dense: Sequence[Tensor] | None = None) -> list[str]:
+    """Names of parameters, and of tables' features, whose gradient is not finite. One synchronisation where none is.
+
+    `dense`: the model's parameters, where they are at hand; to walk through its modules takes longer than to look.
+    """
+    every = [p.grad for p in (model.parameters() if dense is None else dense) if p.grad is not None]
+    every += [g.grad for g in gradients]
+    if not every or math.isfinite(torch.stack(torch._foreach_norm(every, dtype=torch.float32)).sum().item()):
         return []
+    named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
     return [n for n, g in named if not g.isfinite().all()] + [
         _spelled(model, g.table, space) for g in gradients for space, rows in _spaces(g.table)
         if not g.grad[(g.rows >= rows.start) & (g.rows < rows.stop)].isfinite().all()] or ["all of them together"]

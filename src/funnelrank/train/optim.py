@@ -234,7 +234,7 @@ class Average:
         self.log_decay += math.log(d)
         self.step_count += 1
         if self.shadow:
-            torch._foreach_lerp_(self.shadow, [p.detach() for p in self.dense], 1 - d)
+            torch._foreach_lerp_(self.shadow, self.dense, 1 - d)
 
     @torch.no_grad()
     def catch_up(self) -> None:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from funnelrank.batch import Batch
 from funnelrank.errors import ArtefactError, TrainingError, listing
-from funnelrank.funnel import Prediction
-from funnelrank.loss import calibrator
+from funnelrank.loss import calibrator, is_plain, plain_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
 from funnelrank.train.balance import balance_of
@@ -107,6 +106,7 @@ class Trainer:
         self._since = (0.0, 0.0)                                         # wall and CPU clock
         self._last_log = (0.0, 0)                                        # when, and rows by then
         self._last_save, self._save_took = 0.0, 0.0
+        self.plain = is_plain(model.funnel) and not model.losses
         self.fuses = True                                                # rows move within backward where they can
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
@@ -195,7 +195,7 @@ class Trainer:
         self.ends("other")
         gradients = self.balance.backward(self.weights * losses, seen, rest, self.shared)
         self.ends("backward")
-        if odd := odd_gradients(self.model, gradients):
+        if odd := odd_gradients(self.model, gradients, self.dense):
             raise stopped("gradient", odd, self.step + 1, self._here, culprits(self.model, batch))
         if s.clip_norm:
             clip(self.dense, gradients, s.clip_norm)
@@ -219,15 +219,18 @@ class Trainer:
         if self.profile:
             self.profile.step_ends(batch)
 
-    def _forward(self, batch: Batch) -> tuple[Prediction, Tensor, Tensor | None]:
-        """Predictions, losses [T], and what is minimised besides: the calibrator times its weight."""
-        self.model.train()
-        said = self.model(batch)
-        losses = self.model.task_losses(said, batch)                                           # [T]
-        if not self.model.calibrator:
-            return said, losses, None
-        pressed = calibrator(said, self.model.funnel.parents, self.model.funnel.kinds)
-        return said, losses, self.model.calibrator * pressed
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The model's outputs [B, O], losses [T], and what is minimised besides: the calibrator times its weight."""
+        if not self.model.training:
+            self.model.train()
+        funnel, outputs = self.model.funnel, self.model.outputs(batch)
+        if self.plain:
+            losses, pressed = plain_losses(funnel, outputs, batch.labels, batch.weight)
+        else:
+            said = funnel(outputs)
+            losses = self.model.task_losses(said, batch)
+            pressed = calibrator(said, funnel.parents, funnel.kinds) if self.model.calibrator else losses.new_zeros(())
+        return outputs, losses, self.model.calibrator * pressed if self.model.calibrator else None
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -278,7 +281,8 @@ class Trainer:
 
     def _look(self, batch: Batch) -> Look:
         self.balance.begin(batch, self.shared)
-        said, losses, rest = self._forward(batch)
+        outputs, losses, rest = self._forward(batch)
+        said = self.model.funnel(outputs)
         self.model.zero_grad(set_to_none=True)
         seen = self.model.funnel.observed(batch.labels).any(0)
         gradients = self.balance.backward(self.weights * losses, seen, rest, self.shared)
