@@ -18,7 +18,8 @@ from funnelrank.together import part_groups, slot_parts
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
 # They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
 METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
-           "regression": ("rmse", "mae"), "count": ("rmse", "mae"), "ziln": ("rmse", "mae")}
+           "regression": ("rmse", "mae", "spearman"), "count": ("rmse", "mae", "spearman", "gini", "auc_positive"),
+           "ziln": ("rmse", "mae", "spearman", "gini", "auc_positive")}
 
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:

@@ -285,6 +285,33 @@ def test_rmse_and_mae():
     assert metrics.mae(mean, y) == 2
 
 
+def test_gini_is_the_area_of_sorted_amounts_over_the_best():
+    rng = np.random.default_rng(3)
+    y = np.where(rng.random(50) < 0.5, 0, rng.integers(1, 40, 50)).astype(float)
+    s = rng.normal(size=50)
+
+    def area(score):
+        share = np.cumsum(y[np.argsort(-score, kind="stable")]) / y.sum()
+        return sum(share) / 50 - 51 / 100
+    assert metrics.gini(s, y) == pytest.approx(area(s) / area(y))
+    assert metrics.gini(y, y) == 1 and metrics.gini(np.ones(50), y) == pytest.approx(0, abs=1e-12)
+    assert metrics.gini(-y, y) == pytest.approx(-1)
+    order = rng.permutation(50)
+    assert metrics.gini(np.round(s)[order], y[order]) == pytest.approx(metrics.gini(np.round(s), y))
+    with pytest.raises(Undefined, match="below 0"):
+        metrics.gini(s, y - 1)
+    with pytest.raises(Undefined, match="all labels are the same"):
+        metrics.gini(s, np.zeros(50))
+
+
+def test_spearman_is_the_correlation_of_mean_ranks():
+    assert metrics.spearman(np.array([1, 2, 3, 4]), np.array([1, 10, 100, 1000])) == pytest.approx(1)
+    assert metrics.spearman(np.array([1, 2, 2, 3]), np.array([5, 5, 7, 9])) == pytest.approx(
+        np.corrcoef([1, 2.5, 2.5, 4], [1.5, 1.5, 3, 4])[0, 1])
+    with pytest.raises(Undefined, match="all predictions are the same"):
+        metrics.spearman(np.ones(3), np.arange(3))
+
+
 # ---- labels
 
 def test_observed_drops_nan_labels_from_every_array():
@@ -303,7 +330,7 @@ def test_labels_other_than_zero_and_one_are_refused(bad):
 
 
 @pytest.mark.parametrize("metric", [metrics.auc, metrics.pr_auc, metrics.pcoc, metrics.rmse, metrics.mae,
-                                    metrics.violation_rate, metrics.ece])
+                                    metrics.gini, metrics.spearman, metrics.violation_rate, metrics.ece])
 def test_no_rows_define_nothing(metric):
     with pytest.raises(Undefined, match="no rows"):
         metric(np.array([]), np.array([]))

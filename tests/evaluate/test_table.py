@@ -1,6 +1,7 @@
 """The rows of metrics.json: complete, never NaN, and equal to the metrics of the rows they speak of."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import pytest
 from funnelrank.errors import ConfigError
 from funnelrank.evaluate import metrics, table
 from funnelrank.evaluate.measure import Scores, measure, reliability
-from funnelrank.evaluate.table import COLUMNS, check_name, direction, show, value, wide
+from funnelrank.evaluate.table import COLUMNS, KINDS, check_name, direction, show, value, wide
 from funnelrank.settings import Evaluate
 
 EVALUATE = Evaluate()
 NAMES = ["home", "search", "empty"]
 ISSUE_NAMES = {"auc", "gauc", "gauc_unweighted", "gauc_frozen", "pr_auc", "logloss", "ne", "pcoc", "ece",
-               "violation_rate", "rmse", "mae", "ece_noise"}
+               "violation_rate", "rmse", "mae", "ece_noise", "spearman"}
 
 
 def log_sigmoid(z):
@@ -54,7 +55,7 @@ def test_every_row_has_every_field_and_a_null_value_has_a_note():
         assert r["note"] if r["value"] is None else isinstance(r["value"], float)
         assert isinstance(r["rows"], int) and (r["low"] is None) == (r["high"] is None)
         if r["low"] is None:
-            assert r["metric"] == "ece_noise" or r["note"], r
+            assert r["metric"] in ("ece_noise", "spearman") or r["note"], r
         else:
             assert 0 <= r["low"] <= r["value"] <= r["high"], r
         assert isinstance(r["positives"], int) or r["task"] == "money"
@@ -110,9 +111,23 @@ def test_violations_are_counted_on_all_rows_and_only_below_a_binary_parent():
 def test_a_regression_has_errors_and_no_ranking():
     s, rows = scores(), measured()
     seen = ~np.isnan(s.labels[:, 3])
-    assert {r["metric"] for r in rows if r["task"] == "money"} == {"rmse", "mae", "pcoc"}
+    assert {r["metric"] for r in rows if r["task"] == "money"} == {"rmse", "mae", "pcoc", "spearman"}
     assert find(rows, "rmse", "money")["value"] == pytest.approx(
         np.sqrt(np.mean((s.mean[seen, 3] - s.labels[seen, 3]) ** 2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["count", "ziln"])
+def test_an_amount_is_ranked_too_and_its_auc_has_an_interval(kind):
+    s = scores()
+    y = np.where(s.labels[:, 0] == 1, np.arange(len(s.labels)) % 7, 0.0)
+    s = replace(s, kinds=["binary", "binary", "binary", kind], labels=np.column_stack([s.labels[:, :3], y]),
+                mean=np.column_stack([s.mean[:, :3], s.mean[:, 3] + y]))
+    rows = measured(s)
+    assert {r["metric"] for r in rows if r["task"] == "money"} == set(KINDS[kind])
+    found = find(rows, "auc_positive", "money")
+    assert found["value"] == metrics.auc(s.mean[:, 3], y > 0) and found["low"] < found["value"] < found["high"]
+    assert find(rows, "gini", "money")["value"] == metrics.gini(s.mean[:, 3], y)
+    assert find(rows, "auc_positive", "money", "empty")["note"] == "no rows"
 
 
 def test_means_are_over_binary_tasks_and_name_who_is_missing():
@@ -220,7 +235,7 @@ def test_value_finds_a_task_or_the_mean():
     ("auc", r"write 'valid/auc' for the mean"),
     ("test/buy/auc/x", r"is no metric's name"),
     ("test/rmse", r"no mean over tasks; name one task"),
-    ("test/money/auc", r"'money' is a regression or count and has no 'auc'; it has 'rmse', 'mae' and 'pcoc'"),
+    ("test/money/auc", r"'money' is a value and has no 'auc'; it has 'rmse', 'mae', 'pcoc'"),
     ("test/click/violation_rate", r"was not measured"),
 ])
 def test_a_wrong_name_is_told_the_right_one(name, said):

@@ -21,7 +21,8 @@ from funnelrank.evaluate.metrics import Ranking, Undefined
 from funnelrank.evaluate.table import COLUMNS
 
 NULL, UNSEEN = "(null)", "(unseen)"
-SHAPES = {"auc": "logit", "pr_auc": "logit", "ece": "normal"}      # of intervals; quantiles for all others
+# of intervals; quantiles for all others
+SHAPES = {"auc": "logit", "pr_auc": "logit", "auc_positive": "logit", "ece": "normal"}
 Place = tuple[str | None, str | None, str]                         # task, scenario, metric
 
 
@@ -91,7 +92,8 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
             empty = None if n else "no observed labels" if b > a else "no rows"
             place = {"split": split, "task": task, "scenario": scenario,
                      "positives": int(np.count_nonzero(part["label"])) if kind == "binary" else None}
-            answers = list((_binary if kind == "binary" else _other)(part, evaluate, empty, draw))
+            answers = list(_binary(part, evaluate, empty, draw) if kind == "binary" else
+                           _value(part, kind, empty, draw))
             if child_and_parent:
                 answers.append(_violations(*(x[a:b] for x in (*child_and_parent, cluster)), draw))
             for said in answers:
@@ -151,7 +153,7 @@ def _fewer(codes: np.ndarray, least: int) -> bool:
 
 
 def _ratios(draw: _Drawing, part: Mapping[str, np.ndarray], y: np.ndarray | None, values: Mapping[str, float],
-            evaluate: settings.Evaluate) -> dict[str, Spread]:
+            evaluate: settings.Evaluate | None = None) -> dict[str, Spread]:
     """Spreads of everything that is a function of sums over rows, from one product. `values` are those measured."""
     resamples = draw.resamples()
     group = resamples.of_cluster[part["cluster"]]
@@ -270,9 +272,8 @@ def _by_user(names: Sequence[str], few: str | None, score: np.ndarray, y: np.nda
         yield Said(name, None if note else value, note, found.users, found.valid_users, spreads.get(name))
 
 
-def _other(part: Mapping[str, np.ndarray], evaluate: settings.Evaluate, empty: str | None,
-           draw: _Drawing) -> Iterator[Said]:
-    """Metrics of a regression or a count on its observed rows."""
+def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: _Drawing) -> Iterator[Said]:
+    """Metrics of a value on its observed rows; of a regression, which may be below 0, without those of amounts."""
     answers = [_said(name, empty, metric, part["mean"], part["label"]) for name, metric in
                (("rmse", metrics.rmse), ("mae", metrics.mae), ("pcoc", metrics.pcoc))]
     values = {said.metric: said.value for said in answers if said.value is not None}
@@ -281,8 +282,24 @@ def _other(part: Mapping[str, np.ndarray], evaluate: settings.Evaluate, empty: s
     elif note := draw.scarce(None, part["cluster"][part["label"] != 0]):
         yield from (said if said.value is None else said._replace(note=note) for said in answers)
     else:
-        found = _ratios(draw, part, None, values, evaluate)
+        found = _ratios(draw, part, None, values)
         yield from (said._replace(spread=found.get(said.metric)) for said in answers)
+    yield _said("spearman", empty, metrics.spearman, part["mean"], part["label"])
+    if kind != "regression":
+        yield _said("gini", empty, metrics.gini, part["mean"], part["label"])
+        yield _above_zero(part, empty, draw)
+
+
+def _above_zero(part: Mapping[str, np.ndarray], empty: str | None, draw: _Drawing) -> Said:
+    """AUC of an amount above 0 by its expected value."""
+    y, few = part["label"] > 0, empty
+    if not few:
+        few = next((f"too few amounts {what}" for what, n in (("above 0", y.sum()), ("of 0", (~y).sum()))
+                    if n < draw.least), None)
+    if few or draw.off or draw.scarce(y, part["cluster"]):
+        return _said("auc_positive", few, metrics.auc, part["mean"], y)
+    found = intervals.auc_influence(part["mean"], y, Clusters(part["cluster"], draw.clusters.count))
+    return Said("auc_positive", found.value, spread=draw.resamples().linear(*found))
 
 
 def _said(metric: str, known: str | None, ask: Callable[..., float], *args: Any) -> Said:

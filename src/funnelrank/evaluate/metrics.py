@@ -336,6 +336,45 @@ def mae(mean: np.ndarray, label: np.ndarray) -> float:
     return _finite(float(np.mean(np.abs(np.subtract(mean, label, dtype=np.float64)))))
 
 
+def gini(mean: np.ndarray, label: np.ndarray) -> float:
+    """Normalised Gini: how much of all amounts lies with the rows told the most, 1 as by the amounts themselves.
+
+        G(s) = mean over k of (share of y in the k rows of highest s) - (n + 1) / 2n;   G(mean) / G(y)
+
+    Rows told the same share what they have. Raises Undefined for amounts below 0, and where all are the same.
+    """
+    if not len(label):
+        raise Undefined("no rows")
+    if label.min() < 0:
+        raise Undefined("a label is below 0")
+    best = _lorenz(label, label)
+    if best == 0:
+        raise Undefined("all labels are the same")
+    return _finite(_lorenz(mean, label) / best)
+
+
+def _lorenz(score: np.ndarray, y: np.ndarray) -> float:
+    _, group, size = np.unique(-np.asarray(score, np.float64), return_inverse=True, return_counts=True)
+    held = np.bincount(group, np.asarray(y, np.float64))                 # amounts by score, the highest first
+    n, before, total = size.sum(), np.cumsum(held) - held, held.sum()
+    if not total:
+        return 0.0
+    return float((size * before + held * (size + 1) / 2).sum() / (n * total) - (n + 1) / (2 * n))
+
+
+def spearman(mean: np.ndarray, label: np.ndarray) -> float:
+    """Correlation of the ranks, equal values at their mean rank. Raises Undefined where all are the same."""
+    if not len(label):
+        raise Undefined("no rows")
+    ranks = []
+    for values, what in ((mean, "predictions"), (label, "labels")):
+        _, group, size = np.unique(values, return_inverse=True, return_counts=True)
+        if len(size) == 1:
+            raise Undefined(f"all {what} are the same")
+        ranks.append((np.cumsum(size) - (size - 1) / 2)[group])
+    return _finite(float(np.corrcoef(*ranks)[0, 1]))
+
+
 def _finite(value: float) -> float:
     if not np.isfinite(value):
         raise Undefined("predictions are not finite")

@@ -20,7 +20,10 @@ COLUMNS = ("split", "task", "scenario", "metric", "value", "low", "high", "rows"
 BINARY = {"auc": 1, "gauc": 1, "gauc_unweighted": 1, "gauc_frozen": 1, "pr_auc": 1, "logloss": -1, "ne": -1,
           "pcoc": 0, "ece": -1, "ece_noise": 0, "violation_rate": -1}     # 1 = higher is better; pcoc is best at 1
 NO_INTERVAL = "for an interval"     # ends the note of a value that has no interval
-OTHER = {"rmse": -1, "mae": -1, "pcoc": 0}
+VALUE = {"rmse": -1, "mae": -1, "pcoc": 0, "spearman": 1}
+AMOUNT = {**VALUE, "gini": 1, "auc_positive": 1}
+KINDS = {"binary": BINARY, "regression": VALUE, "count": AMOUNT, "ziln": AMOUNT}
+OTHER = AMOUNT                      # of any kind but binary
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -77,7 +80,7 @@ def check_name(name: str, tasks: Mapping[str, str], splits: Iterable[str] = ("va
     if task is None and (metric not in BINARY or "binary" not in tasks.values()):
         raise ConfigError(f"{where}: '{name}' has no mean over tasks; name one task, as in "
                           f"'{split}/{next(iter(tasks), 'click')}/{metric}'")
-    if task is not None and metric not in (fits := BINARY if tasks[task] == "binary" else OTHER):
+    if task is not None and metric not in (fits := KINDS.get(tasks[task], OTHER)):
         raise ConfigError(f"{where}: '{task}' is a {tasks[task]} and has no '{metric}'; it has {listing(fits, 20)}")
     return split, task, metric
 
@@ -87,7 +90,7 @@ def value(rows: Sequence[Mapping[str, Any]], name: str, where: str = "train.earl
 
     ConfigError for a name that no row has.
     """
-    kinds = {r["task"]: "regression or count" if r["positives"] is None else "binary" for r in rows if r["task"]}
+    kinds = {r["task"]: "value" if r["positives"] is None else "binary" for r in rows if r["task"]}
     wanted = check_name(name, kinds, list(dict.fromkeys(r["split"] for r in rows)), where)
     for r in rows:
         if (r["split"], r["task"], r["metric"]) == wanted and r["scenario"] is None:
@@ -112,7 +115,7 @@ def show(rows: Sequence[Mapping[str, Any]], split: str) -> Shown:
         if r["split"] == split:
             lines.setdefault((r["task"], r["scenario"]), {})[r["metric"]] = r
     measured = {m for line in lines.values() for m, r in line.items() if r["value"] is not None}
-    columns = [m for m in ("auc", "gauc", "gauc_frozen", "auc_oracle", "logloss", "rmse", "mae", "pcoc")
+    columns = [m for m in ("auc", "gauc", "gauc_frozen", "auc_oracle", "logloss", "rmse", "mae", "gini", "pcoc")
                if m in measured or m in ("auc", "logloss", "pcoc")]
     table = []
     for (task, scenario), line in lines.items():
