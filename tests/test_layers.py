@@ -23,13 +23,14 @@ LAYERS = [
     ["flow"],
     ["describe", "api", "again", "runs", "doctor", "simulate", "schema_file", "reference"],
     ["console"],
+    ["serve"],
     ["cli"],
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "together", "check", "config",
             "describe", "cli", "simulate", "data.vocab", "own_parts"]
-MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor"],
-           "except Exception": ["cli"]}
+MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
+           "except Exception": ["cli", "serve"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
          for p in sorted(ROOT.rglob("*.py"))}
 

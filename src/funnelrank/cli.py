@@ -415,6 +415,80 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
 
 
 @app.command
+def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 1,
+          wait_ms: float = 0.0, batch_rows: int = 2048, queue_rows: int = 20_000, timeout_ms: float = 10_000,
+          max_rows: int = 10_000, max_body_mb: float = 32, max_list: int = 10_000, max_text: int = 1_000,
+          token_file: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None,
+          watch: float = 0.0, drain: float = 0.0, access_log: bool = True,
+          check: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Answer requests over HTTP, by the Open Inference Protocol v2.
+
+    Loads each artefact, verifies it on its golden request, and then listens. SIGTERM ends it when every request that
+    came is answered; SIGHUP looks for new versions. For example:
+
+      funnelrank serve runs/demo
+      funnelrank serve shop=runs/shop mail=runs/mail --port 9000 --watch 5
+      funnelrank serve runs/demo --check
+
+    Parameters
+    ----------
+    artefacts
+        Run folders, or the artefact/ in them; NAME=FOLDER gives a name, which is otherwise the run's.
+    host
+        Where to listen. Beyond this machine: 0.0.0.0, with a token or behind something that asks for one.
+    threads
+        Of the one thread that scores.
+    wait_ms
+        How long a request may wait for others to be scored with; 0 takes what waits already.
+    batch_rows
+        Rows that are scored together.
+    queue_rows
+        Rows that may wait; more are refused with 503.
+    timeout_ms
+        Longer than this no request waits: 504.
+    max_rows
+        Rows of a request.
+    max_body_mb
+        Megabytes of a request.
+    max_list
+        Entries of one list.
+    max_text
+        Bytes of one text.
+    token_file
+        A file whose first line requests must bring, as Authorization: Bearer TOKEN.
+    tls_cert
+        A certificate file, for https; with --tls-key.
+    watch
+        Seconds between looks for a new version of an artefact; 0: only when asked.
+    drain
+        Seconds that a stopping server still takes requests, while it says that it is not ready.
+    access_log
+        A line of JSON for each request, on stdout.
+    check
+        Load, verify, say so, and end.
+    """
+    folders = _named(artefacts)
+    try:
+        from funnelrank.serve import server
+        from funnelrank.serve.protocol import Limits
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve: needs the library '{error.name}', which is not installed; "
+                          "pip install 'funnelrank[serve]'") from None
+    if (tls_cert is None) != (tls_key is None):
+        raise ConfigError("--tls-cert: a certificate and its key go together; give --tls-cert and --tls-key")
+    if check:
+        for name, servable in server.load(folders).items():
+            say(f"{name}: good. Version {servable.version}, {len(servable.columns)} inputs, outputs "
+                f"{', '.join(servable.outputs)}; its golden request differs by {servable.verify():.2g}")
+        return
+    limits = Limits(body=int(max_body_mb * 2**20), rows=max_rows, length=max_list, text=max_text)
+    server.serve(folders, server.Serving(
+        host=host, port=port, threads=threads, wait=wait_ms / 1e3, batch_rows=batch_rows, queue_rows=queue_rows,
+        timeout=timeout_ms / 1e3, limits=limits, token=_token(token_file),
+        tls=(tls_cert, tls_key) if tls_cert and tls_key else None, watch=watch, drain=drain, access_log=access_log))
+
+
+@app.command
 def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False,
              allow_code: Code = False) -> None:
     """Show what a config or an artefact comes to.
@@ -503,6 +577,31 @@ def _names(words: Sequence[str] | None) -> list[str]:
     """['a,b', 'match(x,y)'] -> ['a', 'b', 'match(x,y)']: commas inside brackets do not separate."""
     pieces = [piece.strip() for word in words or () for piece in re.findall(r"(?:[^,(]|\([^)]*\))+", word)]
     return [piece for piece in pieces if piece]
+
+
+def _named(artefacts: Sequence[str]) -> dict[str, Path]:
+    """NAME=FOLDER, or the name of the run's folder."""
+    named: dict[str, Path] = {}
+    for said in artefacts:
+        name, equals, folder = said.partition("=")
+        path = Path(folder if equals else said)
+        name = name if equals else (path.parent.name if path.name == "artefact" else path.resolve().name)
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+            raise ConfigError(f"{said}: '{name}' cannot be a model's name; letters, digits, '_', '-' and '.' do; "
+                              "write NAME=FOLDER")
+        if name in named:
+            raise ConfigError(f"{said}: the name '{name}' is already that of {named[name]}; write NAME=FOLDER")
+        named[name] = path
+    return named
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    lines = file.read_text(encoding="utf-8").splitlines()
+    if not lines or not lines[0].strip():
+        raise ConfigError(f"--token-file: the first line of {file} is empty; it is the token")
+    return lines[0].strip()
 
 
 def _given(rows: Sequence[str] | None) -> str | list[str] | None:

@@ -171,6 +171,16 @@ class Schema(Frozen):
             return {}
         return {f.by: "by"} if table_of(f.column) else {f.column: "column"}
 
+    def reads(self, name: str) -> set[str]:
+        """Columns of rows that a feature reads, or that what it is computed from reads."""
+        f = self.features[name]
+        found = set(self.columns_of(name))
+        for key in ("of", "within", "among"):
+            said = getattr(f, key, None) if f.kind in COMPUTED else None
+            for other in [said] if isinstance(said, str) else said or []:
+                found |= self.reads(other)
+        return found
+
     def of_files(self) -> "Schema":
         """The same without features that read columns made from event logs, for who looks at files alone."""
         made = {n for n in self.features if set(self.columns_of(n)) & set(self.made)}

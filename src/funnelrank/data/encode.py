@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,30 +118,32 @@ class Encoder:
                           old.rates if old else {})
         return cls(schema, tables, **fitted, rates=rates)
 
-    def encode(self, table: pa.Table, where: str, labels: bool = True) -> Encoded:
+    def encode(self, table: pa.Table, where: str, labels: bool = True, only: Collection[str] | None = None) -> Encoded:
         """Rows of the log as arrays. `where` begins the sentence of an error, as 'part-0007.parquet, row group 3'.
 
-        Without `labels` the columns of labels, weight, scenario and user may be absent: NaN, 1, null and null.
+        Without `labels` the columns of labels, weight, scenario and user may be absent: NaN, 1, null and null. With
+        `only`, features that it does not name are not read: PAD, 0 and empty lists stand in their columns.
         """
         n, layout = table.num_rows, self.layout
-        ids, numbers = np.empty((n, len(layout.ids)), np.int32), np.empty((n, len(layout.numbers)), np.float32)
+        ids, numbers = np.zeros((n, len(layout.ids)), np.int32), np.zeros((n, len(layout.numbers)), np.float32)
         lists: list[list[List]] = [[] for _ in layout.lists]
         rows = self._reader.rows(table, where)
         scenario, user, weight = self._scenario(rows, labels), self._user(rows, labels), self._weight(rows, labels)
         counts: dict[str, dict[str, int]] = {}
         for start, block in self._reader.blocks(table, where, BLOCK):
             part = slice(start, start + BLOCK)
-            columns, said = self._features(block)
+            columns, said = self._features(block, self.schema.features if only is None else only)
             for out, names in ((ids, layout.ids), (numbers, layout.numbers)):
                 for c, name in enumerate(names):
-                    out[part, c] = columns[name]
+                    if name in columns:
+                        out[part, c] = columns[name]
             for parts, name in zip(lists, layout.lists):
-                parts.append(columns[name])
+                parts.append(columns[name] if name in columns else self._no_list(name, len(block)))
             for name, more in said.items():
                 so_far = counts.setdefault(name, dict.fromkeys(more, 0))
                 for key, count in more.items():
                     so_far[key] += count
-        if self.schema.scenario:
+        if self.schema.scenario and (labels or rows.has(self.schema.scenario)):
             counts[SCENARIO] = {"nulls": int((scenario == PAD).sum()), "oov": int((scenario == OOV).sum())}
         return Encoded(
             ids, numbers, [_joined(parts) for parts in lists], scenario,
@@ -254,12 +256,17 @@ class Encoder:
             feature=of, weighted=bool(self.weighted), crosses=tuple(self.schema.of_kind("cross")),
             scenarios=tuple(str(value) for value in self.scenario.values()) if self.scenario else ())
 
-    def _features(self, rows: Rows) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
-        """Columns of ids and numbers [n] and lists, by name, and the counts of features."""
+    def _no_list(self, name: str, rows: int) -> List:
+        weights = np.empty(0, np.float32) if name in self.weighted else None
+        return List(np.empty(0, np.int32), np.zeros(rows + 1, np.int64), weights)
+
+    def _features(self, rows: Rows, only: Collection[str]) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+        """Columns of ids and numbers [n] and lists of some features, by name, and their counts."""
         columns: dict[str, Any] = {}
         counts: dict[str, dict[str, int]] = {}
         read_off = ListNumbers(self.schema, rows)
-        for name, f in self.schema.features.items():
+        for name in only:
+            f = self.schema.features[name]
             match f.kind:
                 case "id" | "cross":
                     columns[name], counts[name] = self._ids(rows, name)
