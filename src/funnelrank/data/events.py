@@ -201,7 +201,7 @@ class HistorySource:
         return self.live.changed()
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"live": self.live.fingerprint(), "events": {name: log.files for name, log in self._events.items()}}
+        return self.live.fingerprint() | {"events": {name: log.files for name, log in self._events.items()}}
 
     def read(self, unit: Unit, columns: list[str]) -> pa.Table:
         """As Source.read; raises TooWide where histories pass the unit's share of data.memory."""

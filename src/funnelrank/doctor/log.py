@@ -27,7 +27,7 @@ from funnelrank.data.tables import canonical
 from funnelrank.data.vocab import hash_values, nulls, splitmix64
 from funnelrank.errors import DataError
 from funnelrank.flow import Data
-from funnelrank.schema import Schema, table_of
+from funnelrank.schema import COMPUTED, Schema, table_of
 
 MOST_ROWS = 2_000_000       # of a split, read in full
 SAMPLE = 60_000             # rows of a split whose features are kept
@@ -150,7 +150,7 @@ def _about(schema: Schema) -> dict[str, About]:
     """Each column once, however many features read it; a number rather than an id, since it says more."""
     found: dict[tuple, About] = {}
     for name, f in schema.features.items():
-        if f.kind in ("cross", "length", "share", "match", "gap"):
+        if f.kind in ("gap", *COMPUTED):
             continue
         kind = {"number": "number", "id": "id"}.get(f.kind, "list")
         key = (f.column, f.by, getattr(f, "separator", None))

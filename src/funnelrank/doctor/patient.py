@@ -43,7 +43,8 @@ class Patient:
 
     def source(self, split: str) -> Source | None:
         rows = getattr(self.config.settings.data, split)
-        return None if rows is None else open_source(rows, self.config.settings.data, split)
+        return None if rows is None else self.ranker._with_histories(
+            open_source(rows, self.config.settings.data, split), None)
 
     @cached_property
     def split(self) -> str:
