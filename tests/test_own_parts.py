@@ -217,3 +217,36 @@ def test_a_config_of_our_own_parts_imports_no_torch(shop):
            "['model.represent=mlp']); assert 'torch' not in sys.modules"
     (shop / "shop.yaml").write_text((shop / "shop.yaml").read_text().replace(', width: 32', ''))
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_part_declares_decides_what_it_may_stand_before(shop):
+    (shop / "my_two.py").write_text('''
+from dataclasses import replace
+
+from torch import nn
+
+from funnelrank.inputs import Needs
+
+
+class Unsaid(nn.Module):
+    needs = Needs()
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, x):
+        return replace(x, flat=2 * x.flat)
+
+
+class OfFlat(Unsaid):
+    changes = ("flat",)
+''')
+    for name, body, refused in (("Unsaid", "afm", False), ("OfFlat", "mlp", False), ("OfFlat", "afm", True)):
+        (shop / "two.yaml").write_text(REST % (shop / "run") + (
+            f"model: {{represent: {body}, predict: linear, prepare: ['my_two:{name}']}}\n"))
+        if refused:
+            with pytest.raises(ConfigError, match="my_two:OfFlat would learn nothing: it gives 'flat', which no part"):
+                config.load(shop / "two.yaml", allow_code=True)
+        else:
+            config.load(shop / "two.yaml", allow_code=True)

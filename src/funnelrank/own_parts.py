@@ -85,9 +85,10 @@ def _facts(part: type) -> dict[str, Any]:
     """What `check` must know of a part without building it: its needs, and what it declares (models/slots.py)."""
     facts = {f"needs-{need}": getattr(part.needs, need) for need in ("scenario", "fields", "histories", "crosses")}
     facts |= {key.replace("_", "-"): getattr(part, key, None)
-              for key in ("makes", "changes", "keeps", "sets_raw", "takes_scenarios")}
+              for key in ("makes", "keeps", "sets_raw", "takes_scenarios")}
     said = {f"x-{key}": list(value) if isinstance(value, tuple) else value for key, value in facts.items() if value}
-    return said | ({"x-reads": dict(part.reads)} if hasattr(part, "reads") else {})
+    return said | {f"x-{key}": make(getattr(part, key)) for key, make in (("changes", list), ("reads", dict))
+                   if hasattr(part, key)}               # undeclared is something else than nothing
 
 
 def part_settings(part: type) -> type[pydantic.BaseModel]:

@@ -35,6 +35,10 @@ class Part:
         reads = self.facts.get("x-reads", {"flat": None})
         return {name for name, key in reads.items() if key is None or self.said.get(key)} | set(part_groups(self.said))
 
+    @property
+    def changes(self) -> list[str]:
+        return self.facts.get("x-changes", ["flat", "fields"])
+
     def __str__(self) -> str:
         return f"model.{self.slot}: {self.name}"
 
@@ -142,7 +146,7 @@ def _unheard(parts: list[Part]) -> Iterator[str]:
         if part.facts.get("x-sets-raw"):
             work["raw"] = work["flat"]
         kept = part.said.get(part.facts.get("x-keeps"), True)
-        for name in part.facts.get("x-changes", ()):
+        for name in part.changes:
             if name == "flat" or not loose:
                 work[name] = owed | (work[name] if kept else set())
         loose |= not kept
@@ -152,7 +156,7 @@ def _unheard(parts: list[Part]) -> Iterator[str]:
     heard = set().union(*(work.get(name, set()) for p in readers for name in p.reads))
     for i, part in enumerate(chain):
         if i not in heard:
-            gives = listing([*part.facts.get("x-changes", ()), *part.facts.get("x-makes", ())])
+            gives = listing([*part.changes, *part.facts.get("x-makes", ())])
             others = listing([p.name for p in (*chain[i + 1:], *readers)])
             yield (f"{part} would learn nothing: it gives {gives}, which no part behind it reads ({others} read other "
                    "things); leave it out, or choose parts that read that")

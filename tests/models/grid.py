@@ -25,7 +25,7 @@ from made import batch, config, model, pick  # noqa: E402
 from funnelrank.errors import ConfigError  # noqa: E402
 from funnelrank.loss import task_losses  # noqa: E402
 from funnelrank.models import PARTS  # noqa: E402
-from funnelrank.schema_file import part_settings  # noqa: E402
+from funnelrank.own_parts import part_settings  # noqa: E402
 from funnelrank.train.optim import RowUpdates, dense_optimiser  # noqa: E402
 
 SLOTS = ("prepare", "represent", "transfer", "predict", "side")

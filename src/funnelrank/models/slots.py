@@ -11,7 +11,7 @@ A part is a module made from a Spec and the config's keys. It declares, as class
     reads              of flat, fields and raw, those whose makers learn through it (what it only looks at behind a
                        stop-gradient does not count); {name: None}, or {name: key} if only where `key` says something.
                        Undeclared: flat. Groups that it names in `groups` count by themselves
-    changes            prepare: which of flat and fields are others behind it
+    changes            prepare: which of flat and fields are others behind it. Undeclared: both
     keeps              prepare: the key that says whether flat as it was stays beside what is new (undeclared: it does)
     makes, sets_raw    prepare: groups that it adds; that it keeps flat as it found it in raw
     takes_scenarios    predict: it can read a view for each scenario
