@@ -23,7 +23,7 @@ from funnelrank.embedding.tables import Embedding, Table
 from funnelrank.inputs import Inputs, Padded
 from funnelrank.nn.affine import Halves
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import Served
+from funnelrank.schema import OOV, Served
 
 Kind = Literal["fp32", "fp16", "int8"]
 USER = "user"            # the role whose features many rows share
@@ -183,6 +183,7 @@ class _Side(nn.Module):
         self.list_at = {n: layout.lists.index(n) for n in self.lists}
         self.pieces = [p for p in embedding.pieces if p.name in mine]
         self.histories = [f for f in embedding.histories if f in mine]
+        self.role = {n: layout.role[n] for n in self.ids}
         self.mean = {n: layout.pool[n] == "mean" for n in self.lists}
         self.weighted = layout.weighted
         self.where: dict[str, list[tuple[str, int]]] = {}                     # feature -> its tables and places there
@@ -220,7 +221,7 @@ class _Side(nn.Module):
         for t in dict.fromkeys(t for t, _ in at.values()):
             single = [n for n in self.ids if n in at and at[n][0] == t]
             if single:
-                ids = torch.stack([fed[self.prefix + "ids"][:, self.ids.index(n)] + at[n][1] for n in single], 1)
+                ids = torch.stack([self._id(fed, n) + at[n][1] for n in single], 1)
                 into |= dict(zip(single, tables[t](ids).unbind(1)))
             for n in (n for n in self.lists if n in at and at[n][0] == t):
                 ids = fed[f"list.{n}"]
@@ -230,6 +231,11 @@ class _Side(nn.Module):
                     found.values[n], found.there[n] = vectors, there
                 else:
                     into[n] = self._pool(n, vectors, there, fed.get(f"list.{n}.weight"))
+
+    def _id(self, fed: Mapping[str, Tensor], name: str) -> Tensor:
+        """[R]; what names the scenario has no null, as in Embedding."""
+        ids = fed[self.prefix + "ids"][:, self.ids.index(name)]
+        return ids.clamp(min=OOV) if self.role[name] == "scenario" else ids
 
     def _pool(self, name: str, vectors: Tensor, there: Tensor, weight: Tensor | None) -> Tensor:
         """[R, L, D] -> [R, D]"""
