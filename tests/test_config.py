@@ -303,6 +303,11 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path, file):
 
 @pytest.mark.parametrize("sets, said", [
     (["model.reading=conditional", "model.calibrator=0.6"], "under the conditional reading p(later) <= p(earlier)"),
+    (["model.debias=dr"], "under the joint reading a logit is not that; say reading: conditional"),
+    (["model={name: escm2_ips, reading: ordinal}"], "under the ordinal reading a logit is not that"),
+    (["model.name=dcmt", "tasks={a: , b: }"], "no binary task comes after another, so there is nothing to debias"),
+    (["model={name: escm2_dr, side: [fm]}"], "fm is one number a row, and debias: dr reads two of task 'buy'"),
+    (["model={name: dcmt, debias: {weight: 0, entire_space: 0}}"], "later steps would learn nothing"),
     (["model.reading=ordinal", "model.calibrator=0.6"], "under the ordinal reading p(later) <= p(earlier)"),
     (["tasks={a: , b: }", "model.name=shared_bottom", "model.calibrator=0.1"], "no binary task comes after another"),
     (["tasks={a: , b: }"], "model.transfer: no task comes after another"),

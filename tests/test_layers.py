@@ -14,7 +14,7 @@ LAYERS = [
     ["settings", "schema", "document", "validate", "fill", "together", "check", "config", "own_parts", "durable",
      "sealed"],
     ["batch", "inputs", "kernels"],
-    ["nn", "funnel", "values", "calibration"],
+    ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
     ["ranker"],
     ["scorer"],

@@ -25,7 +25,7 @@ METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
     return [*_calibrator(settings, schema), *_slots(settings, schema),
-            *together.refusals(settings, schema, shipped), *_outputs(settings, schema),
+            *together.refusals(settings, schema, shipped), *_debias(settings, schema), *_outputs(settings, schema),
             *_early_stopping(settings, schema), *_task_names(settings, schema), *_losses(schema),
             *_balance(settings, schema), *_calibrate(settings, schema)]
 
@@ -74,9 +74,24 @@ def _slots(settings: Settings, schema: Schema) -> Iterator[str]:
                "tasks, or choose a model without a transfer, such as shared_bottom")
 
 
+def _debias(settings: Settings, schema: Schema) -> Iterator[str]:
+    said = settings.model.get("debias")
+    if said and schema.reading != "conditional":
+        yield (f"model.debias: {said['name']} is about a step given the one before, and under the {schema.reading} "
+               "reading a logit is not that; say reading: conditional, or leave debias out")
+    if said and not any(t.after and t.kind == "binary" for t in schema.tasks):
+        yield (f"model.debias: {said['name']} was asked for, but no binary task comes after another, so there is "
+               "nothing to debias; declare `after` in tasks, or remove it")
+    elif said and not said["weight"] and not said["entire_space"]:
+        yield "model.debias: weight and entire_space are both 0, so later steps would learn nothing; give one a weight"
+
+
 def _outputs(settings: Settings, schema: Schema) -> Iterator[str]:
     several = [t for t in schema.tasks if t.outputs > 1]
-    if several and any(p["name"] == "fm" for p in slot_parts(settings.model, ("side",))):
+    if several and several[0].unserved and any(p["name"] == "fm" for p in slot_parts(settings.model, ("side",))):
+        yield (f"model.side: fm is one number a row, and debias: {settings.model['debias']['name']} reads two of task "
+               f"'{several[0].name}'; leave fm out, or let its products into the network with represent: deepfm")
+    elif several and any(p["name"] == "fm" for p in slot_parts(settings.model, ("side",))):
         yield (f"model.side: fm is one number a row, and task '{several[0].name}' ({several[0].kind}) reads "
                f"{several[0].outputs}; leave fm out, or let its products into the network with represent: deepfm")
 

@@ -14,7 +14,8 @@ from funnelrank.document import Path as Keys
 from funnelrank.together import SLOTS
 
 CHAINS = ("prepare", "side")                                        # slots that hold any number of parts
-ORDER = ("name", "reading", *SLOTS, "calibrator", "relations")      # of keys, where a config is written out
+NAMED = (*SLOTS, "debias")                                          # sections of `model` that name what stands there
+ORDER = ("name", "reading", *NAMED, "calibrator", "relations")      # of keys, where a config is written out
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -22,7 +23,7 @@ def short_for(path: Keys) -> str | None:
     """The key that a bare word stands for at `path`: `price: number` is `price: {kind: number}`."""
     if path == ("train", "balance") or len(path) == 3 and path[0] == "tasks" and path[2] == "loss":
         return "name"
-    if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in SLOTS:
+    if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in NAMED:
         return "name"
     return "kind" if path[0] == "features" and len(path) == 2 and path[1] != "lists" else None
 
@@ -66,7 +67,7 @@ def _fill_slots(model: dict[str, Any], recipe: Mapping[str, Any], schema: Mappin
     for slot in CHAINS:
         said = model.get(slot, recipe.get(slot, []))
         model[slot] = [{"name": p} if isinstance(p, str) else p for p in (said if isinstance(said, list) else [said])]
-    for slot in (s for s in SLOTS if s not in CHAINS):
+    for slot in (s for s in NAMED if s not in CHAINS):
         usual, said = recipe.get(slot), model.get(slot, {} if slot in recipe else None)
         if isinstance(said, str):
             said = {"name": said}
@@ -92,7 +93,7 @@ def _choices(node: Mapping[str, Any], key: str) -> list[Any]:
 def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     """Defaults of every part's keys, the reading, and the calibrator's weight, which is 0 where it cannot act."""
     model = value["model"]
-    for slot in SLOTS:
+    for slot in NAMED:
         said = model.get(slot)
         for one in said if isinstance(said, list) else [said] if said else []:
             for key, inner in part(schema, slot, one["name"])["properties"].items():

@@ -52,18 +52,22 @@ class Funnel(nn.Module):
     kinds     binary, or a kind of values.py
     loc, scale   [T] of regressions: mean = loc + scale * z, so that a label's unit does not set its loss's size
     outputs   per task, how many of the O are its own; one each where it is left out
+    unserved  per task, how many of those, its last, only its loss reads (debias.py); none where it is left out
     """
 
     def __init__(self, parents: Sequence[int | None], reading: Literal["joint", "conditional", "ordinal"] = "joint",
                  kinds: Sequence[str] | None = None, loc: Sequence[float] | None = None,
-                 scale: Sequence[float] | None = None, outputs: Sequence[int] | None = None):
+                 scale: Sequence[float] | None = None, outputs: Sequence[int] | None = None,
+                 unserved: Sequence[int] | None = None):
         super().__init__()
         T = len(parents)
         assert all(p is None or p < t for t, p in enumerate(parents)), "a parent stands before its children"
         self.parents, self.reading, self.nested = list(parents), reading, reading != "joint"
         self.kinds = list(kinds) if kinds is not None else ["binary"] * T
         ends = list(accumulate(outputs or [1] * T))
-        self.slices = [slice(a, b) for a, b in zip([0, *ends], ends)]          # of O, per task
+        read = [b - n for b, n in zip(ends, unserved or [0] * T)]
+        self.slices = [slice(a, b) for a, b in zip([0, *ends], read)]          # of O, per task
+        self.unserved = [slice(a, b) for a, b in zip(read, ends)]
         self.register_buffer("loc", torch.tensor(loc if loc is not None else [0.0] * T, dtype=torch.float32))
         self.register_buffer("scale", torch.tensor(scale if scale is not None else [1.0] * T, dtype=torch.float32))
 

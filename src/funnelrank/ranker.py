@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from funnelrank import values
 from funnelrank.batch import Batch, Layout
 from funnelrank.calibration import Calibration
+from funnelrank.debias import Debias
+from funnelrank.debias import starts as unserved_starts
 from funnelrank.embedding.tables import Embedding
 from funnelrank.funnel import Funnel, Prediction, undo_down_sampling
 from funnelrank.inputs import Relation, Spec
@@ -38,8 +40,9 @@ class RankingModel(nn.Module):
         self.funnel = Funnel(schema.parents, schema.reading, kinds,
                              loc=[y["mean"] if k == "regression" else 0.0 for y, k in zip(known, kinds)],
                              scale=[y["std"] or 1.0 if k == "regression" else 1.0 for y, k in zip(known, kinds)],
-                             outputs=outputs)
+                             outputs=outputs, unserved=[t.unserved for t in schema.tasks])
         self.losses = {i: t.loss for i, t in enumerate(schema.tasks) if t.loss}
+        self.debias = Debias(settings.model["debias"]) if settings.model.get("debias") else None
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
         self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs)
         self.spec = Spec(
@@ -51,7 +54,8 @@ class RankingModel(nn.Module):
             groups={g: len(c) for g, c in self.embedding.groups.items()},
             columns={g: tuple(c.tolist()) for g, c in self.embedding.groups.items()},
             outputs=tuple(outputs),
-            log_odds=tuple(starts(kinds, known, schema.parents, schema.reading, outputs)))
+            log_odds=tuple(starts(kinds, known, schema.parents, schema.reading,
+                                  [t.outputs - t.unserved for t in schema.tasks], settings.model.get("debias"))))
         self.slots = Slots(settings.model, self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
@@ -75,7 +79,8 @@ class RankingModel(nn.Module):
 
     def task_losses(self, said: Prediction, batch: Batch) -> Tensor:
         """What training minimises of each task, [T]."""
-        return task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
+        losses = task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
+        return losses if self.debias is None else self.debias(self.funnel, said, batch.labels, batch.weight, losses)
 
     def forward(self, batch: Batch) -> Prediction:
         return self.funnel(self.outputs(batch))
@@ -96,9 +101,10 @@ def relations(said: Mapping[str, Any] | None, schema: Schema) -> tuple[Relation,
 
 
 def starts(kinds: Sequence[str], labels: Sequence[Mapping[str, float]], parents: Sequence[int | None],
-           reading: str, outputs: Sequence[int] | None = None) -> list[float]:
+           reading: str, outputs: Sequence[int] | None = None, debias: Mapping[str, Any] | None = None) -> list[float]:
     """Where heads' biases start: what gives each step its mean label, which is given its parent unless `reading` is
-    joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a)). Of two logits the first starts at 0."""
+    joint. Under the ordinal reading p(t | a) = s(z_t - log(1 - p_a)). Of two logits the first starts at 0. `outputs`
+    are those that are served; what `debias` adds follows them."""
     found, whole = [], []
     for kind, label, parent, n in zip(kinds, labels, parents, outputs or [1] * len(kinds)):
         p = min(max(label["mean"], values.RARE), 1 - values.RARE)
@@ -107,6 +113,7 @@ def starts(kinds: Sequence[str], labels: Sequence[Mapping[str, float]], parents:
         if kind == "binary":
             shift = math.log1p(-before) if reading == "ordinal" and parent is not None else 0.0
             found += [*[0.0] * (n - 1), values.log_odds(p) + shift]
+            found += unserved_starts(debias, found[-1]) if debias and parent is not None else []
         else:
             found += values.starts(kind, label)
     return found

@@ -17,7 +17,7 @@ from typing import Any
 from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
 from funnelrank.schema_file import config_schema
-from funnelrank.settings import FEATURE_KINDS, FeatureSettings, FromColumns
+from funnelrank.settings import DEBIAS, FEATURE_KINDS, FeatureSettings, FromColumns
 
 INTRO = """\
 # Config
@@ -213,6 +213,11 @@ def _model(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
     keys["reading"] = {**keys["reading"], "description": keys["reading"]["description"] + " Default: the paper's."}
     keys["relations"] = {**keys["relations"], "description": SAID["model.relations"]}
     yield _table("model", {"properties": keys})
+    for name, section in DEBIAS.items():
+        yield f"### debias: {name}\n"
+        yield f"{inspect.getdoc(section)}\n"
+        own = {k: v for k, v in defs[f"debias.{name}"]["properties"].items() if k != "name"}
+        yield _table(section.__name__, {"properties": own})
     yield "### Slots\n"
     yield ("`prepare` and `side` take a list of parts, the others one part. A part may also be a class of your own,\n"
            "named `module:Class`; see [own_models.md](own_models.md).\n")

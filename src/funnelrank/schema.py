@@ -64,11 +64,12 @@ class TaskColumn(Frozen):
     after: str | None
     weight: float
     loss: AnyLoss | None = None
+    unserved: int = 0                # outputs that only its loss reads: an imputation, a counterfactual twin
 
     @property
     def outputs(self) -> int:
         """How many of the model's outputs are this task's own."""
-        return 3 if self.kind == "ziln" else 2 if self.loss and self.loss.name == "jrc" else 1
+        return (3 if self.kind == "ziln" else 2 if self.loss and self.loss.name == "jrc" else 1) + self.unserved
 
 
 class Served(Frozen):
@@ -217,7 +218,8 @@ def resolve(settings: Settings) -> Schema:
     spaces = _spaces(features, faults)
     if not faults:
         _check_references(features, settings, faults)
-    tasks = _order_tasks(settings.tasks, faults)
+    debias = settings.model.get("debias") or {}
+    tasks = _order_tasks(settings.tasks, debias.get("name") in ("dr", "dcmt"), faults)
     _check_labels(settings, features, faults)
     kept = settings.data.negatives_kept
     if kept and kept.task not in settings.tasks:
@@ -500,8 +502,11 @@ def _check_rate(name: str, f: Rate, features: Mapping[str, AnyFeature], settings
         faults.append(f"{where}: labels are counted over earlier periods; set data.time to the column that says when")
 
 
-def _order_tasks(tasks: Mapping[str, Any], faults: list[str]) -> list[TaskColumn]:
-    """Tasks in the config's order, each moved behind the task it comes after."""
+def _order_tasks(tasks: Mapping[str, Any], twins: bool, faults: list[str]) -> list[TaskColumn]:
+    """Tasks in the config's order, each moved behind the task it comes after.
+
+    twins   each binary step after another has one more output, which only its loss reads
+    """
     ordered: dict[str, TaskColumn] = {}
     for name, task in tasks.items():
         if task.after is not None and task.after not in tasks:
@@ -525,7 +530,8 @@ def _order_tasks(tasks: Mapping[str, Any], faults: list[str]) -> list[TaskColumn
             place(task.after, (*trail, name))
         if not faults:
             ordered[name] = TaskColumn(name=name, label=task.label or name, kind=task.kind, after=task.after,
-                                       weight=task.weight, loss=task.loss)
+                                       weight=task.weight, loss=task.loss,
+                                       unserved=int(twins and task.kind == "binary" and task.after is not None))
 
     for name in tasks:
         place(name)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
 from funnelrank.own_parts import FORM, definition
-from funnelrank.settings import FEATURE_KINDS, Settings
+from funnelrank.settings import DEBIAS, FEATURE_KINDS, Settings
 
 FILE = Path(__file__).with_name("config.schema.json")
 
@@ -74,6 +74,13 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             properties[slot] = {"anyOf": [union, {"type": "array", "items": union}]}
         else:
             properties[slot] = {"anyOf": [union, {"type": "null"}]}
+    for name, section in DEBIAS.items():
+        own = section.model_json_schema()
+        own["properties"] = {"name": {"const": name}, **{k: v for k, v in own["properties"].items() if k != "name"}}
+        defs[f"debias.{name}"] = own
+    named = _named("name", {name: f"#/$defs/debias.{name}" for name in DEBIAS})
+    properties["debias"] = {"anyOf": [named, {"type": "null"}], "default": None,
+                            "description": "How a step that is only seen where the step before happened is debiased."}
     return {"type": "object", "additionalProperties": False, "properties": properties,
             "description": "A paper by name, or its five slots."}
 

@@ -506,6 +506,45 @@ class Embedding(Section):
     """Named groups of features that parts of a model can read, beside the roles."""
 
 
+# ---- model.debias
+
+class Propensity(Section):
+    """What all ways to debias a step have in common: its propensity, the model's p of the step before."""
+
+    clip: float = Field(0.05, gt=0, lt=0.5)
+    """Propensities are kept above it, so that no row weighs more than 1 / clip."""
+    weight: float = Field(1.0, ge=0)
+    """Of the debiased loss."""
+    entire_space: float = Field(1.0, ge=0)
+    """Of the step's loss over all impressions, which is all of ESMM's."""
+
+
+class Ips(Propensity):
+    """ESCM2-IPS: rows with the step before, weighted by 1 / propensity."""
+
+    name: Literal["ips"] = "ips"
+
+
+class Dr(Propensity):
+    """ESCM2-DR: doubly robust, with an imputation head."""
+
+    name: Literal["dr"] = "dr"
+    imputes: Literal["error", "label"] = "error"
+    """What the head imputes: the error itself, as in the paper, or the label, as in DR-JL, so that rows without the
+    step before teach the step, too."""
+
+
+class Dcmt(Propensity):
+    """DCMT: a counterfactual twin of each step, in the rows without the step before."""
+
+    name: Literal["dcmt"] = "dcmt"
+    agree: float = Field(0.001, ge=0)
+    """Weight of |1 - (r + r*)|: step and twin are to add up to one."""
+
+
+DEBIAS = {"ips": Ips, "dr": Dr, "dcmt": Dcmt}
+
+
 # ---- train
 
 class DenseOptimiser(Section):

@@ -11,6 +11,10 @@ from funnelrank.models import MODELS
 from funnelrank.train.optim import RowUpdates, dense_optimiser
 
 SINGLES = [{"name": n} for n in MODELS]
+DEBIASED = [{"name": "aitm", "reading": "conditional", "debias": {"name": "dr", "imputes": "label"}},
+            {"name": "ple", "reading": "conditional", "debias": "dcmt"},
+            {"name": "hmoe", "reading": "conditional", "debias": "dr"},
+            {"name": "lr", "reading": "conditional", "debias": "dcmt"}]
 VARIANTS = [{"name": "aitm", "transfer": {"variant": v, "heads": 2}} for v in ("self_gate", "cross", "own_keys")]
 VARIANTS += [{"name": "aitm", "represent": r} for r in ("nfm", "deepfm", "afm", "pnn",
                                                         {"name": "autoint", "hidden": [8], "layers": 2, "width": 4})]
@@ -22,7 +26,7 @@ VARIANTS += [{"represent": {"name": "pnn", "product": "both", "hidden": [8]}, "p
               "side": ["lr", "fm", "wide"]},
              {"prepare": [{"name": "autoint", "keep": False, "layers": 1, "width": 4}, "partitioned_norm", "epnet"],
               "represent": {"name": "pnn", "hidden": [16]}, "predict": {"name": "ppnet", "hidden": [16], "gate": 8}}]
-ALL = SINGLES + VARIANTS
+ALL = SINGLES + VARIANTS + DEBIASED
 NAMES = ["/".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in m.values()) + f"-{i}"
          for i, m in enumerate(ALL)]
 
@@ -39,14 +43,16 @@ def same(model, rows):
 
 
 def test_one_finite_logit_per_row_and_task(said):
-    logits = same(model(config(said)), batch())
-    assert logits.shape == (12, 3) and logits.isfinite().all()
+    m = model(config(said))
+    logits = same(m, batch())
+    assert logits.shape == (12, len(m.spec.owners)) and logits.isfinite().all()
+    assert m(batch()).mean.shape == (12, 3)
 
 
 def test_every_parameter_gets_a_gradient_and_so_does_every_table(said):
     m, rows = model(config(said)), batch(200)
     m.train()
-    task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum().backward()
+    m.task_losses(m(rows), rows).sum().backward()
     silent = [n for n, p in m.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().sum() == 0)]
     assert not silent
     gradients = m.embedding.take_gradients()

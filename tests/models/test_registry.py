@@ -6,7 +6,6 @@ from graph import exported
 from made import batch, config, model
 
 from funnelrank.evaluate.metrics import auc
-from funnelrank.loss import task_losses
 from funnelrank.models import MODELS
 from funnelrank.train.optim import RowUpdates, dense_optimiser
 
@@ -19,7 +18,7 @@ def name(request):
 
 
 def losses(m, rows):
-    return task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum()
+    return m.task_losses(m(rows), rows).sum()
 
 
 def trained(m, settings, batches, lr=0.01, rows_lr=0.3):

@@ -91,6 +91,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "predict": {"name": "linear"},
         "reading": "conditional",
     },
+    "escm2_ips": {**_each("mlp"), "reading": "conditional", "debias": {"name": "ips"}},
+    "escm2_dr": {**_each("mlp"), "reading": "conditional", "debias": {"name": "dr"}},
+    "dcmt": {**_each("mlp"), "reading": "conditional", "debias": {"name": "dcmt"}},
     "dbmtl": {
         "represent": {"name": "mlp", "hidden": [128]},
         "transfer": {"name": "dbmtl"},
