@@ -299,6 +299,8 @@ def test_the_smallest_world(tmp_path):
     ({"missing_labels": {"buy": 2}}, "simulate.missing_labels.buy: 2;"),
     ({"drift": -1}, "simulate.drift: -1; give 0 or a positive number"),
     ({"drift": "much"}, "simulate.drift: 'much'"),
+    ({"mood": -1}, "simulate.mood: -1; give 0 or a positive number"),
+    ({"next_rate": 1}, "simulate.next_rate: 1; give a share above 0 and below 1"),
     ({"delay_hours": 200}, "simulate.delay_hours: 200; no label of train would be left"),
     ({"funnel": ()}, r"simulate.funnel: \(\) .*at least one step"),
     ({"funnel": "click"}, "simulate.funnel: 'click' .*give a list of names"),
@@ -338,3 +340,14 @@ def test_an_item_that_is_launched_is_shown_from_its_day_on(tmp_path):
 def test_a_share_of_launches_is_a_share(tmp_path, launches):
     with pytest.raises(ConfigError, match="simulate.launches: .*share from 0"):
         simulate(tmp_path, rows=100, launches=launches)
+
+
+def test_who_clicks_is_chosen_by_what_can_be_known_as_alike_says_and_by_what_cannot_as_mood_says(tmp_path):
+    told = {}
+    for name, asked in (("none", {"alike": 0}), ("usual", {}), ("known", {"alike": 3}), ("unseen", {"mood": 1.5})):
+        simulate(tmp_path / name, rows=8_000, users=400, items=200, side_tasks=(), seed=5, next_rate=0.2, **asked)
+        rows = pq.read_table(tmp_path / name / "train.parquet").to_pandas()
+        step = rows.p_cart / rows.p_click
+        told[name] = np.corrcoef(np.log(rows.p_click / (1 - rows.p_click)), np.log(step / (1 - step)))[0, 1]
+        assert rows.p_cart.mean() == pytest.approx(0.2 * rows.p_click.mean(), rel=0.05)
+    assert abs(told["none"]) < 0.3 and told["none"] + 0.2 < told["usual"] < min(told["known"], told["unseen"]) - 0.2

@@ -518,7 +518,8 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
 def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: int = 2_000, scenarios: int = 4,
              days: int = 10, funnel: str = "click,cart,buy", side_tasks: str = "like", spend: bool = True,
              seed: int = 0, null_rate: float = 0.02, missing_labels: float = 0.02, delay_hours: float = 0.0,
-             drift: float = 0.2, launches: float = 0.0) -> None:
+             drift: float = 0.2, launches: float = 0.0, alike: float = 1.0, mood: float = 0.0,
+             next_rate: float = 0.3) -> None:
     """Write a log whose true probabilities are known.
 
     Writes train, valid, test, users and items as parquet files. For example:
@@ -552,11 +553,18 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
         How far days wander; 0 for days that are alike.
     launches
         Share of items that nobody is shown before a day of their own.
+    alike
+        How far what brings about the first step moves the next ones; 0 for not at all.
+    mood
+        Spread of what moves all steps of a row and stands in no column.
+    next_rate
+        Share of those who took a step that take the next one.
     """
     from funnelrank.simulate import simulate as make
     made = make(out, rows=rows, users=users, items=items, scenarios=scenarios, days=days, funnel=_split([funnel]),
                 side_tasks=_split([side_tasks]), spend=spend, seed=seed, null_rate=null_rate,
-                missing_labels=missing_labels, delay_hours=delay_hours, drift=drift, launches=launches)
+                missing_labels=missing_labels, delay_hours=delay_hours, drift=drift, launches=launches,
+                alike=alike, mood=mood, next_rate=next_rate)
     say(f"{out}: " + ", ".join(f"{split} {n:,}" for split, n in made["rows"].items()) + " rows; rates "
         + ", ".join(f"{t} {'-' if p is None else format(p, '.4f')}" for t, p in made["rates"].items()))
 

@@ -37,7 +37,8 @@ Truth: a user's taste meets an item's nature in a few latent dimensions, which e
 way. To this come the item's quality, the user's keenness, price, badges, the hour, the time since the last
 visit, and the scenario: a shift per task, a gain on taste, a leaning to some categories. A step's probability
 is that of the step before times a sigmoid of all this; rates are .17, .051, .0153, ... down the funnel and .03
-for side tasks. Taste is never shown: what a model can know of it stands in histories and attributes.
+for side tasks. Taste is never shown: what a model can know of it stands in histories and attributes. How far those
+who take a step are chosen for the next one is `alike`, by what can be known of them, and `mood`, by what cannot.
 
 Every part draws from a random stream of its own: asking for other tasks or more nulls changes nothing else.
 """
@@ -86,7 +87,8 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
              scenarios: int = 4, days: int = 10, funnel: Sequence[str] = ("click", "cart", "buy"),
              side_tasks: Sequence[str] = ("like",), spend: bool = True, seed: int = 0,
              null_rate: float = 0.02, missing_labels: float | Mapping[str, float] = 0.02,
-             delay_hours: float = 0.0, drift: float = 0.2, launches: float = 0.0) -> dict[str, Any]:
+             delay_hours: float = 0.0, drift: float = 0.2, launches: float = 0.0, alike: float = 1.0,
+             mood: float = 0.0, next_rate: float = NEXT_RATE) -> dict[str, Any]:
     """Write a log of `rows` impressions and its two dimension tables into the folder `out`.
 
     rows            of the three files together, at most 10 million: all are held in memory meanwhile
@@ -100,6 +102,9 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
     drift           how far days wander: on the last day, a task's base log-odds have walked at random by a
                     standard deviation of half of it, an item's log popularity by twice of it; 0: no drift
     launches        share of items that nobody is shown before a day of their own, spread evenly over the days
+    alike           how far taste, quality and keenness, which bring about the first step, move the next ones; 0: not
+    mood            standard deviation of what moves all steps of a funnel's row and stands in no column
+    next_rate       which share of those who took a step take the next one, on the whole
 
     The same arguments give the same bytes, for the same versions of numpy and pyarrow. Files of these names
     are replaced once all five are complete; nothing is left behind where that fails.
@@ -110,14 +115,14 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
     """
     out, tasks = Path(out), [*funnel, *side_tasks]
     faults = _faults(out, rows, users, items, scenarios, days, funnel, side_tasks, seed, null_rate,
-                     missing_labels, delay_hours, drift, launches)
+                     missing_labels, delay_hours, drift, launches, alike, mood, next_rate)
     if faults:
         raise ConfigError(*faults)
     held = max(1, days // 10)
     ends = {"train": days - 2 * held, "valid": days - held, "test": days}     # the first day after each split
     world = _World(seed, users, items, scenarios, days, drift, launches)
     seen = world.impressions(rows)
-    truth = world.truth(seen, funnel, side_tasks)
+    truth = world.truth(seen, funnel, side_tasks, alike, mood, next_rate)
     happened = world.outcomes(truth, funnel)
 
     split = np.searchsorted([ends["train"], ends["valid"]], seen["day"], side="right")
@@ -147,7 +152,7 @@ def simulate(out: Path | str, *, rows: int = 200_000, users: int = 5_000, items:
 def _faults(out: Path, rows: int, users: int, items: int, scenarios: int, days: int, funnel: Sequence[str],
             side_tasks: Sequence[str], seed: int, null_rate: float,
             missing_labels: float | Mapping[str, float], delay_hours: float, drift: float,
-            launches: float) -> list[str]:
+            launches: float, alike: float, mood: float, next_rate: float) -> list[str]:
     """A sentence for every argument that cannot be served."""
     faults = []
 
@@ -165,7 +170,9 @@ def _faults(out: Path, rows: int, users: int, items: int, scenarios: int, days: 
                   + (", so that train, valid and test have a day each" if name == "days" else ""))
     if not faults and rows < days:
         fault("rows", rows, f"that leaves days empty; give at least {days}, one for each day")
-    for name, value in (("delay_hours", delay_hours), ("drift", drift)):
+    if not number(next_rate) or not 0 < next_rate < 1:
+        fault("next_rate", next_rate, "give a share above 0 and below 1")
+    for name, value in (("delay_hours", delay_hours), ("drift", drift), ("alike", alike), ("mood", mood)):
         if not number(value) or value < 0:
             fault(name, value, "give 0 or a positive number")
     if not faults and delay_hours >= 24 * (days - 2 * max(1, days // 10)):
@@ -291,22 +298,24 @@ class _World:
         """A random walk [days] from 0, with standard deviation `last` on the last day."""
         return np.cumsum([0, *rng.normal(0, last / math.sqrt(self.days - 1), self.days - 1)])
 
-    def truth(self, seen: Columns, funnel: Sequence[str], side_tasks: Sequence[str]) -> Columns:
+    def truth(self, seen: Columns, funnel: Sequence[str], side_tasks: Sequence[str], alike: float, mood: float,
+              next_rate: float) -> Columns:
         """Per task, the probability on each row, over all impressions."""
         gain = self.stream("gain").lognormal(0, 0.2, self.scenarios)[seen["scenario"]]
         dear = (np.log(seen["price"] + 0.01) - 3) / 0.8 * self.users["frugal"][seen["user"]]
         pause = np.where(seen["last_ms"] < 0, DAY_MS, seen["time_ms"] - seen["last_ms"]) / HOUR_MS
         context = {"gain": gain, "dear": dear, "pause": np.log(pause + 0.1) - np.log(6)}
         truth, before = {}, np.ones(len(gain))
+        unseen = mood * self.stream("mood").normal(size=len(gain))
         for k, step in enumerate(funnel):
-            log_odds = self._log_odds(step, seen, context, entry=k == 0)
-            before = truth[step] = before * _at_rate(log_odds, before, FIRST_RATE * NEXT_RATE**k)
+            log_odds = unseen + self._log_odds(step, seen, context, entry=k == 0, alike=alike)
+            before = truth[step] = before * _at_rate(log_odds, before, FIRST_RATE * next_rate**k)
         for task in side_tasks:
-            log_odds = self._log_odds(task, seen, context, entry=True)
+            log_odds = self._log_odds(task, seen, context, entry=True, alike=alike)
             truth[task] = _at_rate(log_odds, np.ones(len(gain)), SIDE_RATE)
         return truth
 
-    def _log_odds(self, task: str, seen: Columns, context: Columns, entry: bool) -> Array:
+    def _log_odds(self, task: str, seen: Columns, context: Columns, entry: bool, alike: float) -> Array:
         """Of a task given the step before it, up to a constant.
 
         Those who got past `entry` differ less in taste and more in what they would pay.
@@ -318,7 +327,8 @@ class _World:
         weigh /= np.linalg.norm(weigh)
         taste, nature = self.users["taste"], self.items["nature"]
         appeal = sum(w * taste[user, k] * nature[item, k] for k, w in enumerate(weigh))
-        by_taste, by_quality, by_keenness, by_price = (.95, .5, .7, -.15) if entry else (.4, .25, .25, -.4)
+        by_taste, by_quality, by_keenness, by_price = (.95, .5, .7, -.15) if entry else (
+            .4 * alike, .25 * alike, .25 * alike, -.4)
         return (by_taste * context["gain"] * appeal + by_quality * self.items["quality"][item]
                 + by_keenness * self.users["keen"][user] + by_price * context["dear"]
                 + rng.normal(0, 0.4, self.scenarios)[scenario]
