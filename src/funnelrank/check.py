@@ -251,7 +251,8 @@ def _columns(settings: Settings, schema: Schema) -> Iterator[str]:
     if data.scenario and data.scenario not in read:
         yield (f"data.scenario: no feature reads '{data.scenario}', so metrics are split by it but the model may not "
                f"see it; add features.{data.scenario}: id")
-    if data.time and not (data.user and schema.of_kind("sequence", "bag")) and not schema.of_kind("rate"):
+    if data.time and not (data.user and schema.of_kind("sequence", "bag")) and not (
+            schema.events or schema.of_kind("rate")):
         yield "data.time: only orders the rows of a user for frozen lists, which need data.user and a list feature"
     for name in data.events:
         if name not in schema.events:

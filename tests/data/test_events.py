@@ -167,6 +167,23 @@ def test_a_changed_event_log_makes_another_cache(tmp_path):
     assert folder(events) == first != folder(events.slice(1))
 
 
+def test_a_history_of_other_events_or_another_time_is_another_feature():
+    from funnelrank.data.grow import carried_over
+    events = log().append_column("later", pa.array(np.arange(120)))
+
+    def fitted(history, time="time"):
+        said = config({"seen": history}, time=time)
+        schema = resolve(said)
+        return Encoder.fit(schema, with_histories(open_source(events, said.data, "train"), schema,
+                                                  open_events(schema, said.data, {"log": events})), {})
+
+    plain = fitted(SEEN)
+    assert plain.hash() == fitted(SEEN).hash() != fitted(SEEN, "later").hash()
+    assert carried_over(plain, fitted({**SEEN, "max_len": 7}).schema, []).vocabs.keys() == plain.vocabs.keys()
+    with pytest.raises(ConfigError, match="features.seen: its events' where changed.*start it anew with --anew seen"):
+        carried_over(plain, fitted(LIKED).schema, [])
+
+
 def test_frozen_rows_keep_the_history_of_their_users_first_row():
     events, said = log(), config({"seen": SEEN})
     schema = resolve(said)

@@ -209,7 +209,9 @@ class Encoder:
     def hash(self) -> str:
         """Hex digest of everything that decides what `encode` gives: two encoders with one hash encode alike."""
         if self._hash is None:
-            said = self.schema.model_dump(mode="json", exclude={"reading", "negatives_kept", "time", "spaces"})
+            said = self.schema.model_dump(mode="json", exclude={"reading", "negatives_kept", "spaces"})
+            if not (self.schema.made or self.rates):             # else the time says what was before a row
+                del said["time"]
             for f in said["features"].values():
                 for key in ("role", "pool", "target", "vocab_list", "vocab_file"):
                     f.pop(key, None)

@@ -64,10 +64,19 @@ def _changed(old: Schema, schema: Schema, same: Collection[str]) -> list[tuple[s
             keys = [k for k in now if was.get(k) != now[k]] if was["kind"] == now["kind"] else ["kind"]
             said = ", ".join(f"{k} was {was.get(k)!r}, now {now[k]!r}" for k in keys)
             found.append((f"features.{name}: {said}, so what was learned of it means something else", name))
+        elif events := _other_events(old, schema, name):
+            found.append((f"features.{name}: {events}, so what was learned of it means something else", name))
     for name in same_spaces(schema, same):
         if name in old.spaces and (why := _remade(old.spaces[name], schema.spaces[name])):
             found.append((f"id space '{name}': {why}, so its ids mean other values", ",".join(_members(schema, name))))
     return found
+
+
+def _other_events(old: Schema, schema: Schema, name: str) -> str:
+    """What differs between the events that a feature was made of and those it is made of now."""
+    was, now = ([s.made[c].model_dump() for c in s.columns_of(name) if c in s.made] for s in (old, schema))
+    keys = [k for a, b in zip(was, now) for k in a if k not in ("of", "max_len") and a[k] != b[k]]
+    return "made of other events" if len(was) != len(now) else f"its events' {keys[0]} changed" if keys else ""
 
 
 def _remade(was: Space, now: Space) -> str:
