@@ -12,6 +12,7 @@ from test_registry import losses, trained
 
 from funnelrank.errors import ConfigError
 from funnelrank.evaluate.metrics import auc
+from funnelrank.inputs import Spec
 from funnelrank.models import MODELS, PARTS
 from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarLinear
@@ -148,3 +149,9 @@ def test_parts_that_need_scenarios_are_refused_by_check_where_none_are_declared(
             if part.needs.scenario:
                 with pytest.raises(ConfigError, match=rf"model.{slot}: {name} has parameters of its own"):
                     config({"name": "shared_bottom", slot: name}, data={"user": "user", "contradictions": "keep"})
+
+
+def test_every_part_that_asks_for_scenarios_is_held_to_what_is_shown_here():
+    spec = Spec(flat=6, tasks=2, hidden=4, scenarios=2 + KNOWN)
+    asking = [part for parts in PARTS.values() for part in parts.values() if part.needs.scenario]
+    assert asking and all(any(type(m) in PLACES for m in part(spec).modules()) for part in asking)
