@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 FORM = {                                         # in this order
     "title": r"\A# .+$", "what it is for": r"^\*\*For\*\*", "equations": r"^```\n", "config": r"^```yaml$",
     "identities": r"^\*\*Identities\*\* \(tests/", "cost": r"^\*\*Cost\.\*\*",
-    "measured cost": r"^<!-- costs: [\w ]+ -->$", "when not to use it": r"^\*\*When not\.\*\*"}
+    "measured cost": r"^<!-- costs: [\w ]+ -->$", "when not to use it": r"^\*\*When not\.\*\*",
+    "quality": r"^\*\*Quality\*\*"}
 COSTS = re.compile(r"^<!-- costs: ([a-z][\w ]+) -->$", re.M)
 PAGES = {page: page.read_text() for page in sorted((ROOT / "docs" / "models").glob("*.md"))}
 OF_MODELS = {page: COSTS.findall(text) for page, text in PAGES.items() if COSTS.search(text)}
@@ -43,7 +44,7 @@ def test_the_tests_that_a_page_names_are_there(page):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_an_example_or_is_what_an_example_becomes_by_its_name(model):
-    named = re.compile(rf"^  name: {model}\b|^# .*`name: {model}`|^model: {model}$", re.M)
+    named = re.compile(rf"^  name: {model}\b|^# .*`name: {model}`|^model: {{name: {model}}}", re.M)
     assert any(named.search(text) for text in EXAMPLES.values())
 
 
