@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Needs, Spec
-from funnelrank.models.fields import FieldVectors, bi_interaction
+from funnelrank.models.fields import FieldVectors
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.nn.linear import MLP, Activation, Linear
 
@@ -53,7 +53,7 @@ class SecondOrder(nn.Module):
         self.vectors = FieldVectors(spec)
 
     def forward(self, x: Inputs) -> Tensor:
-        return bi_interaction(self.vectors(x)).sum(1, keepdim=True)
+        return self.vectors.interaction(x).sum(1, keepdim=True)
 
 
 class DeepFMBody(nn.Module):
@@ -73,5 +73,5 @@ class DeepFMBody(nn.Module):
         self.hidden = self.mlp.out + self.vectors.width
 
     def forward(self, x: Inputs) -> Tensor:
-        pairwise = bi_interaction(self.vectors(x)).unsqueeze(1).expand(-1, self.views, -1)
+        pairwise = self.vectors.interaction(x).unsqueeze(1).expand(-1, self.views, -1)
         return torch.cat([self.mlp(x.flat), pairwise], 2)               # [B, V, H]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Spec
+from funnelrank.nn.mix import sum_and_squares
 
 
 class FieldVectors(nn.Module):
@@ -25,6 +26,14 @@ class FieldVectors(nn.Module):
             return x.fields
         return torch.cat([x.fields, x.numbers.unsqueeze(2) * self.weight], 1)       # [B, F + N, D]
 
+    def interaction(self, x: Inputs) -> Tensor:
+        """`bi_interaction` of them all, [B, D]; numbers enter its two sums without a vector for each row."""
+        if self.weight is None:
+            return bi_interaction(x.fields)
+        total, squares = sum_and_squares(x.fields)
+        total = total + x.numbers @ self.weight
+        return 0.5 * (total.square() - (squares + x.numbers.square() @ self.weight.square()))
+
 
 def pairs(count: int) -> tuple[Tensor, Tensor]:
     """i and j of all i < j < count, [count (count - 1) / 2] each."""
@@ -34,4 +43,5 @@ def pairs(count: int) -> tuple[Tensor, Tensor]:
 
 def bi_interaction(v: Tensor) -> Tensor:
     """sum_{i<j} v_i * v_j = 1/2 [(sum_i v_i)^2 - sum_i v_i^2]: v [B, F, D] -> [B, D]."""
-    return 0.5 * (v.sum(1).square() - torch.einsum("bfd,bfd->bd", v, v))
+    total, squares = sum_and_squares(v)
+    return 0.5 * (total.square() - squares)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.nn.linear import MLP, Activation, Linear
+from funnelrank.nn.mix import mixture
 
 
 class MixtureOfExperts(nn.Module):
@@ -46,5 +46,5 @@ class MixtureOfExperts(nn.Module):
         self.hidden = self.experts.out
 
     def forward(self, x: Inputs) -> Tensor:
-        gates = self.gates(x.flat).softmax(2)                           # [B, V, N]
-        return torch.bmm(gates, self.experts(x.flat))                   # [B, V, H]
+        experts, gates = self.experts.beside(self.gates, x.flat)        # [B, N, H], [B, V, N]
+        return mixture(gates, experts)                                  # [B, V, H]

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Needs, Spec
-from funnelrank.models.fields import FieldVectors, bi_interaction
+from funnelrank.models.fields import FieldVectors
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.nn.linear import MLP, Activation
 from funnelrank.nn.norm import Norm
@@ -41,4 +41,4 @@ class NeuralFM(nn.Module):
         self.hidden = self.mlp.out
 
     def forward(self, x: Inputs) -> Tensor:
-        return self.mlp(self.pooled(bi_interaction(self.vectors(x))))                     # [B, V, H]
+        return self.mlp(self.pooled(self.vectors.interaction(x)))                     # [B, V, H]

@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
                                            "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU, "linear": nn.Identity}
 
 SMALL = 2048       # numbers of n weights together, up to which they are computed as one
+WIDE = 512         # columns of n layers together, up to which a narrow one joins their product
 _blocks = True
 
 
@@ -126,12 +127,34 @@ class MLP(nn.Module):
             return x
         if x.dim() == 2 and not self.layers:
             return x.unsqueeze(1).expand(-1, self.stack, -1)
-        h: Tensor | list[Tensor] = x.flatten(1)      # n side by side [B, n * H], or apart: n of [B, H]
-        for k, layer in enumerate(self.layers):
+        if x.dim() == 2:                             # they share their input
+            return self._behind(_layer(self.layers[0], x, self.layers[0]["linear"].wide()), 1)
+        return self._behind(x.flatten(1), 0)
+
+    def beside(self, other: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+        """self(x), other(x): what this stack and that of other linear layers make of one input [B, in].
+
+        In training their first products are one, if that is not too wide: gates are so narrow that alone they take
+        as long as experts, and the gradient of the input is not added up from two.
+        """
+        first = self.layers[0] if self.layers else None
+        if not self.training or first is None or first["linear"].weight.shape[:2].numel() > WIDE:
+            return self(x), other(x)
+        weights, biases = zip(first["linear"].wide(), other.wide())
+        biases = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases)]
+        mine, others = affine(x, torch.cat(weights), torch.cat(biases)).split([len(w) for w in weights], 1)
+        relu = isinstance(first["activation"], nn.ReLU)
+        if "norm" in first:
+            mine = first["norm"](mine, None, relu)
+        elif relu:
+            mine = mine.relu()
+        return self._behind(_activated(first, mine, None), 1), others.unflatten(1, (-1, other.out))
+
+    def _behind(self, h: Tensor | list[Tensor], start: int) -> Tensor:
+        """A stack's layers from number `start` on; n side by side [B, n * H], or apart: n of [B, H]."""
+        for layer in self.layers[start:]:
             linear = layer["linear"]
-            if k == 0 and x.dim() == 2:              # they share their input
-                h = _layer(layer, x, linear.wide())
-            elif linear.is_small:
+            if linear.is_small:
                 h = _layer(layer, h if isinstance(h, Tensor) else torch.cat(h, 1), linear.block())
             else:
                 h = h if isinstance(h, list) else [part.contiguous() for part in h.chunk(self.stack, 1)]
@@ -151,6 +174,11 @@ def _layer(layer: nn.ModuleDict, x: Tensor, linear: tuple[Tensor, Tensor | None]
         x = affine(x, *layer["norm"].fold(*linear, i), relu)
     else:
         x = layer["norm"](affine(x, *linear), i, relu)
-    if not relu:
+    return _activated(layer, x, i)
+
+
+def _activated(layer: nn.ModuleDict, x: Tensor, i: int | None) -> Tensor:
+    """What stands behind product and norm; a ReLU is done by then."""
+    if not isinstance(layer["activation"], nn.ReLU):
         x = layer["activation"](x, i) if isinstance(layer["activation"], Dice) else layer["activation"](x)
     return layer["dropout"](x) if "dropout" in layer else x

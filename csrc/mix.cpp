@@ -1,0 +1,150 @@
+// Small sums over the parts of each row, whose tensors [rows, parts, width] torch would walk through several times:
+//
+//   mix      gate = softmax over parts of score,  out_v = sum_n gate_vn x_n       what a mixture of experts gives
+//   pairs    sum_f v_f and sum_f v_f^2                                            all that FM's pairs need
+//
+// A plain C interface over raw pointers, called through ctypes by src/funnelrank/nn/mix.py, which owns every buffer.
+// Rows are worked on one by one, so results do not depend on the number of threads.
+
+#include <cstdint>
+#include <cstring>
+
+#include "threads.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+namespace {
+
+struct Mix {
+    int64_t rows, views, parts, width, threads;
+    const float *score;              // [rows, views, parts]
+    const float *x;                  // [rows, parts, width]
+    float *gate;                     // [rows, views, parts]: forward writes, backward reads
+    float *out;                      // [rows, views, width]
+    const float *g;                  // [rows, views, width] the gradient of out
+    float *dscore, *dx;
+};
+
+struct Pairs {
+    int64_t rows, parts, width, threads;
+    const float *v;                  // [rows, parts, width]
+    float *sum, *square;             // [rows, width]
+    const float *gsum, *gsquare;     // their gradients
+    float *dv;
+};
+
+// e^x for x <= 0, to 2e-7, without a call, so that it becomes vectors. NaN stays NaN.
+inline float power(float x) {
+    const float v = x < -87.0f ? -87.0f : x;
+    const float shifted = v * 1.44269504f + 12582912.0f;                   // 1.5 * 2^23: rounds to an integer
+    const float k = shifted - 12582912.0f;
+    const float r = (v - k * 0.693359375f) + k * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    bits = (bits + 127) << 23;                                             // 2^k
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+
+CLONES void mix_rows(const Mix &m, int64_t low, int64_t high) {
+    const int64_t V = m.views, N = m.parts, H = m.width;
+    for (int64_t i = low * V; i < high * V; i++) {
+        const float *score = m.score + i * N;
+        float *gate = m.gate + i * N, most = score[0], total = 0;
+        for (int64_t n = 1; n < N; n++) most = score[n] > most ? score[n] : most;
+        for (int64_t n = 0; n < N; n++) gate[n] = power(score[n] - most);
+        for (int64_t n = 0; n < N; n++) total += gate[n];
+        for (int64_t n = 0; n < N; n++) gate[n] /= total;
+        const float *x = m.x + i / V * N * H;
+        float *__restrict out = m.out + i * H;
+        for (int64_t h = 0; h < H; h++) out[h] = gate[0] * x[h];
+        for (int64_t n = 1; n < N; n++)
+            for (int64_t h = 0; h < H; h++) out[h] += gate[n] * x[n * H + h];
+    }
+}
+
+CLONES void mix_rows_back(const Mix &m, int64_t low, int64_t high) {
+    const int64_t V = m.views, N = m.parts, H = m.width;
+    for (int64_t b = low; b < high; b++) {
+        const float *x = m.x + b * N * H;
+        float *dx = m.dx + b * N * H;
+        for (int64_t v = 0; v < V; v++) {
+            const float *g = m.g + (b * V + v) * H, *gate = m.gate + (b * V + v) * N;
+            float *dscore = m.dscore + (b * V + v) * N, mean = 0;
+            for (int64_t n = 0; n < N; n++) {
+                const float *part = x + n * H;
+                float *__restrict to = dx + n * H;
+                const float share = gate[n];
+                if (v == 0)
+                    for (int64_t h = 0; h < H; h++) to[h] = share * g[h];
+                else
+                    for (int64_t h = 0; h < H; h++) to[h] += share * g[h];
+                float lane[16] = {}, dot = 0;                              // one order, whatever the vectors' width
+                int64_t h = 0;
+                for (; h + 16 <= H; h += 16)
+                    for (int k = 0; k < 16; k++) lane[k] += g[h + k] * part[h + k];
+                for (int k = 0; k < 16; k++) dot += lane[k];
+                for (; h < H; h++) dot += g[h] * part[h];
+                dscore[n] = dot;
+                mean += share * dot;
+            }
+            for (int64_t n = 0; n < N; n++) dscore[n] = gate[n] * (dscore[n] - mean);
+        }
+    }
+}
+
+CLONES void pair_rows(const Pairs &p, int64_t low, int64_t high) {
+    const int64_t F = p.parts, D = p.width;
+    for (int64_t b = low; b < high; b++) {
+        const float *v = p.v + b * F * D;
+        float *__restrict sum = p.sum + b * D, *__restrict square = p.square + b * D;
+        for (int64_t d = 0; d < D; d++) sum[d] = square[d] = 0;
+        for (int64_t f = 0; f < F; f++)
+            for (int64_t d = 0; d < D; d++) {
+                const float x = v[f * D + d];
+                sum[d] += x, square[d] += x * x;
+            }
+    }
+}
+
+CLONES void pair_rows_back(const Pairs &p, int64_t low, int64_t high) {
+    const int64_t F = p.parts, D = p.width;
+    for (int64_t b = low; b < high; b++) {
+        const float *v = p.v + b * F * D, *g = p.gsum + b * D, *q = p.gsquare + b * D;
+        float *__restrict dv = p.dv + b * F * D;
+        for (int64_t f = 0; f < F; f++)
+            for (int64_t d = 0; d < D; d++) dv[f * D + d] = g[d] + 2 * v[f * D + d] * q[d];
+    }
+}
+
+template <class Work, void (*ROWS)(const Work &, int64_t, int64_t)>
+void share_out(const Work &work) {
+    Work all = work;
+    threads::run(work.threads, [](void *argument, int64_t t) {
+        const Work &w = *static_cast<Work *>(argument);
+        ROWS(w, w.rows * t / w.threads, w.rows * (t + 1) / w.threads);
+    }, &all);
+}
+
+}  // namespace
+
+EXPORT void mix_forward(const Mix *m) { share_out<Mix, mix_rows>(*m); }
+
+EXPORT void mix_backward(const Mix *m) { share_out<Mix, mix_rows_back>(*m); }
+
+EXPORT void pairs_forward(const Pairs *p) { share_out<Pairs, pair_rows>(*p); }
+
+EXPORT void pairs_backward(const Pairs *p) { share_out<Pairs, pair_rows_back>(*p); }
