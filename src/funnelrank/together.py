@@ -20,6 +20,7 @@ class Part:
     """What a config says of one part, {name: ..., keys}, and what the part declares."""
 
     slot: str
+    place: str                         # in the config: model.prepare, or model.prepare[1] of several
     said: Mapping[str, Any]
     facts: Mapping[str, Any]
 
@@ -40,13 +41,16 @@ class Part:
         return self.facts.get("x-changes", ["flat", "fields"])
 
     def __str__(self) -> str:
-        return f"model.{self.slot}: {self.name}"
+        return f"{self.place}: {self.name}"
 
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:
     """Each is 'dotted.key: what was found; what would do'. `shipped`, the JSON Schema, says what parts declare."""
-    parts = [Part(slot, one, shipped["$defs"].get(f"{slot}.{one['name']}", {}))
-             for slot in SLOTS for one in slot_parts(settings.model, (slot,))]
+    parts = []
+    for slot in SLOTS:
+        there = slot_parts(settings.model, (slot,))
+        parts += [Part(slot, f"model.{slot}[{i}]" if len(there) > 1 else f"model.{slot}", said,
+                       shipped["$defs"].get(f"{slot}.{said['name']}", {})) for i, said in enumerate(there)]
     yield from _scenarios(parts, schema, shipped)
     yield from _groups(parts, settings, schema)
     yield from _histories(parts, schema)
@@ -87,7 +91,7 @@ def _groups(parts: list[Part], settings: Settings, schema: Schema) -> Iterator[s
     made = {group: part for part in parts for group in part.facts.get("x-makes", ())}
     for part in parts:
         for group in part_groups(part.said):
-            where = f"model.{part.slot}.{'group' if part.said.get('group') == group else 'groups'}"
+            where = f"{part.place}.{'group' if part.said.get('group') == group else 'groups'}"
             if group in made and group not in there:
                 yield (f"{where}: '{group}' is made by {made[group].name}, which stands behind {part.name}; let it "
                        "come first")

@@ -64,14 +64,14 @@ def refused(model, **rest) -> str:
     ({"side": "auxiliary", "prepare": "partitioned_norm"}, "model.prepare: partitioned_norm would learn nothing"),
     ({"represent": "mlp", "predict": "linear", "prepare": "scenario_view"}, "it gives 'scenario_view', which no part"),
     ({"represent": "mlp", "predict": "linear", "prepare": ["din", {"name": "autoint", "keep": False}]},
-     "model.prepare: din would learn nothing"),
+     "model.prepare[0]: din would learn nothing"),
     ({"represent": "nfm", "predict": "linear", "prepare": [{"name": "autoint", "keep": False}, "epnet"]},
-     "model.prepare: autoint would learn nothing"),
+     "model.prepare[0]: autoint would learn nothing"),
     ({"represent": "mlp", "predict": "linear", "prepare": ["din", "mha"]},
-     "model.prepare: mha finds no sequence left to read, since din before it has made flat vectors of them all"),
+     "model.prepare[1]: mha finds no sequence left to read, since din before it has made flat vectors of them all"),
     ({"represent": "mlp", "predict": "linear", "prepare": [{"name": "epnet", "groups": ["scenario_view"]},
                                                            "scenario_view"]},
-     "model.prepare.groups: 'scenario_view' is made by scenario_view, which stands behind epnet; let it come first"),
+     "model.prepare[0].groups: 'scenario_view' is made by scenario_view, which stands behind epnet; let it come first"),
     ({"represent": {"name": "mmoe", "per": "scenario"}, "predict": "towers"}, "gives a view for each scenario"),
 ])
 def test_parts_that_make_no_sense_together_are_refused_with_the_reason(model, sentence):
