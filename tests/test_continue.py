@@ -318,6 +318,26 @@ def test_weights_of_crosses_keep_the_state_of_their_own_optimiser(log, tmp_path)
         begin(one, config(log, tmp_path / "3", "b", "embedding.crosses.name=adagrad", **wide))
 
 
+@pytest.mark.parametrize("name, table", [("wide_deep", "crosses"), ("deepfm", "linear")])
+def test_weights_of_a_slot_that_starts_anew_start_anew_with_it(log, tmp_path, name, table):
+    features = {**CONFIG["features"], "both": {"kind": "cross", "of": ["scenario", "item_id"], "min_count": 1}}
+    sections = {"model": {"name": name}, "features": features}
+    one = api.train(config(log, tmp_path / "1", "a", **sections))
+    changed = config(log, tmp_path / "2", "b", *(["embedding.crosses.name=adagrad", "embedding.crosses.l1=0"]
+                                                 if table == "crosses" else []), **sections)
+    before = api.before_of(one.folder, changed, ["side"])
+    data = open_data(changed)
+    encoder = prepare(changed, data, old=before.encoder_for(changed))
+    model = build(changed, encoder, encode(changed, data, encoder))
+    start, said = before.onto(changed, encoder, model)
+    assert torch.equal(start.tensors[f"model.embedding.tables.{table}.weight"],
+                       model.embedding.tables[table].weight.cpu())
+    kept = [v for k, v in start.tensors.items() if k.startswith(f"rows.{table}.")]
+    assert kept and not any(v.any() for v in kept) and f"table {table}" in said["weights"]["added"]
+    deep = next(t for t in model.embedding.tables if t not in ("linear", "crosses"))
+    assert start.tensors[f"rows.{deep}.sum"].any()
+
+
 def test_a_finished_or_stopped_run_notices_another_predecessor(log, first, tmp_path):
     """The same command is answered from the folder; another predecessor, or other things anew, is another run."""
     changed, events = config(log, tmp_path / "b", "b"), []

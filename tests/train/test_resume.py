@@ -242,6 +242,34 @@ def test_a_disk_that_fills_up_stops_the_run_with_a_sentence_and_the_last_checkpo
     assert left(tmp_path / "run") == straight
 
 
+def test_a_disk_that_is_full_when_results_are_written_costs_a_sentence_and_no_result(log, tmp_path, straight,
+                                                                                      monkeypatch):
+    """One run meets it four times: writing the artefact, the kept scores, metrics.json and report.html."""
+    before, folder = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "run"
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    steps = [(api.Ranker, "save", "artefact"), (api, "keep_scores", "scores"), (api, "write_text", "metrics.json"),
+             (api, "write_text", "report.html")]
+    for owner, name, what in steps:
+        inner = getattr(owner, name)
+
+        def full(*args, inner=inner, what=what, **named):
+            if what not in ("metrics.json", "report.html") or Path(args[0]).name == what:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+            return inner(*args, **named)
+
+        with monkeypatch.context() as patch, pytest.raises(TrainingError, match="may not grow so large here") as told:
+            patch.setattr(owner, name, full)
+            try:
+                api.train(config(log, folder))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert len(told.value.messages) == 1 and what in str(told.value)
+        assert not (folder / what).exists() and not list(folder.glob("**/*.tmp"))
+    signal.signal(signal.SIGXFSZ, ignored)
+    api.train(config(log, folder))
+    assert left(folder) == straight
+
+
 def test_a_checkpoint_is_flushed_before_it_is_renamed_and_the_one_before_goes_last(log, tmp_path, monkeypatch):
     """The order of system calls, by functions of os; `strace -f -e fsync,rename,unlinkat` shows the same."""
     calls = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from funnelrank.errors import ConfigError, listing
 from funnelrank.models import part_class
 from funnelrank.train.axes import labels
-from funnelrank.train.moves import SLOTS, Model, Move, RowMove, row_move, weight_moves
+from funnelrank.train.moves import SLOTS, Model, Move, RowMove, read_anew, row_move, weight_moves
 from funnelrank.train.optim import averaged_names, optimised_names, row_optimiser, row_state
 
 OPTIMISER = "optimiser"
@@ -76,7 +76,7 @@ def _settings_changed(old: Model, new: Model, state: bool) -> list[str]:
                       "them anew with --anew predict")
     if state:
         rows = [("embedding.optimiser.name", was.embedding.optimiser.name, now.embedding.optimiser.name)]
-        if all("crosses" in m.model.embedding.tables for m in (old, new)):
+        if all("crosses" in m.model.embedding.tables for m in (old, new)) and not read_anew("crosses", new):
             rows.append(("embedding.crosses.name", was.embedding.crosses.name, now.embedding.crosses.name))
         for where, a, b in (*rows, ("train.optimiser.name", was.train.optimiser.name, now.train.optimiser.name)):
             kinds = [{"adamw": "adam"}.get(name, name) for name in (a, b)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from funnelrank.embedding.tables import WEIGHTS, Table
+from funnelrank.models import part_class
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Settings
 from funnelrank.train.axes import READ, Axis, Label, Place, labels, places
@@ -102,6 +103,7 @@ def weight_moves(old: Model, new: Model, faults: list[str]) -> tuple[dict[str, t
     for slot, why in refused.items():
         shown = "; ".join(why[:MOST]) + (f"; and {len(why) - MOST} more" if len(why) > MOST else "")
         faults.append(f"model.{slot}: {shown}; start this slot anew with --anew {slot}")
+    said["added"] += [f"table {t}" for t in new.model.embedding.tables if read_anew(t, new)]
     here = {p.name for p in after.values()}
     said["dropped"] = [p.name for p in before.values() if p.name not in here]
     said["dropped"] += [f"table {t}" for t in old.model.embedding.tables if t not in new.model.embedding.tables]
@@ -139,6 +141,16 @@ def _names(label: Label) -> set[str]:
     return {inner, inner.rsplit(".", 1)[0]} if isinstance(inner, str) else set()
 
 
+def read_anew(name: str, new: Model) -> bool:
+    """Whether a table of weights, first-order or of crosses, is read by slots alone that start anew (--anew side)."""
+    if name not in WEIGHTS:
+        return False
+    said = {slot: new.settings.model.get(slot) or [] for slot in SLOTS}
+    readers = {slot for slot, parts in said.items() for one in (parts if isinstance(parts, list) else [parts])
+               if getattr(part_class(slot, one["name"]).needs, name)}
+    return readers <= new.anew
+
+
 class RowMove:
     """Rows of a new table from those of the old one; a table of first-order weights has a column an output besides."""
 
@@ -157,8 +169,10 @@ class RowMove:
 
 def row_move(name: str, table: Table, old: Model, new: Model, rows: Mapping[str, np.ndarray],
              faults: list[str]) -> RowMove | None:
-    """The move of one table; None where the old model has no such table and all of it is new."""
+    """The move of one table; None where all of it is new: the old model has none, or all that reads it starts anew."""
     tables = old.model.embedding.tables
+    if read_anew(name, new):
+        return None
     source = np.full(len(table.weight), -1, np.int64)
     for space, offset in table.offset.items():
         if space not in rows:
