@@ -4,9 +4,11 @@ Names are imported when they are first used, so that `import funnelrank` and the
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False            # as typing has it, which takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from funnelrank.api import Ranker
     from funnelrank.config import load as load_config
     from funnelrank.errors import ArtefactError, ConfigError, DataError, FunnelrankError, TrainingError
@@ -25,7 +27,7 @@ __all__ = ["ArtefactError", "ConfigError", "DataError", "FunnelrankError", "Rank
            "fit", "load_config", "measure_split", "open_data", "prepare", "wide"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _MODULE:
         raise AttributeError(f"module 'funnelrank' has no attribute '{name}'")
     value = getattr(import_module(_MODULE[name]), name)
