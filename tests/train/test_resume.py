@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_when_results_are_written_costs_a_sentence_and_no_re
 
         def full(*args, inner=inner, what=what, **named):
             if what not in ("metrics.json", "report.html") or Path(args[0]).name == what:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
             return inner(*args, **named)
 
         with monkeypatch.context() as patch, pytest.raises(TrainingError, match="may not grow so large here") as told:
@@ -265,6 +265,13 @@ def test_a_disk_that_is_full_when_results_are_written_costs_a_sentence_and_no_re
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert len(told.value.messages) == 1 and what in str(told.value)
         assert not (folder / what).exists() and not list(folder.glob("**/*.tmp"))
+    with pytest.raises(TrainingError, match=r"events.jsonl: .*may not grow .*; checkpoints are untouched"):
+        try:
+            with Recorder(folder / "events.jsonl", [], lambda event: None) as record:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+                record({"event": "done"})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     signal.signal(signal.SIGXFSZ, ignored)
     api.train(config(log, folder))
     assert left(folder) == straight

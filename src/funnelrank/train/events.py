@@ -43,8 +43,12 @@ class Recorder:
             self.board = _board(self._tensorboard)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self._file.close()
+        except OSError as error:         # of a line that could not be written, for which TrainingError is on its way
+            if kind is None:
+                raise self._failed(error) from error
         if self.board:
             self.board.close()
 
