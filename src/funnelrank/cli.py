@@ -415,13 +415,14 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
 
 
 @app.command
-def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000, threads: int = 1,
+def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000, grpc_port: int | None = None,
+          threads: int = 1,
           wait_ms: float = 0.0, batch_rows: int = 2048, queue_rows: int = 20_000, timeout_ms: float = 10_000,
           max_rows: int = 10_000, max_body_mb: float = 32, max_list: int = 10_000, max_text: int = 1_000,
           token_file: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None,
           watch: float = 0.0, drain: float = 0.0, access_log: bool = True,
           check: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Answer requests over HTTP, by the Open Inference Protocol v2.
+    """Answer requests over HTTP and gRPC, by the Open Inference Protocol v2.
 
     Loads each artefact, verifies it on its golden request, and then listens. SIGTERM ends it when every request that
     came is answered; SIGHUP looks for new versions. For example:
@@ -436,6 +437,8 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
         Run folders, or the artefact/ in them; NAME=FOLDER gives a name, which is otherwise the run's.
     host
         Where to listen. Beyond this machine: 0.0.0.0, with a token or behind something that asks for one.
+    grpc_port
+        Also listen here, for gRPC.
     threads
         Of the one thread that scores.
     wait_ms
@@ -471,6 +474,8 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
     try:
         from funnelrank.serve import server
         from funnelrank.serve.protocol import Limits
+        if grpc_port is not None:
+            from funnelrank.serve import grpc_server  # noqa: F401  (is its library there?)
     except ModuleNotFoundError as error:
         raise ConfigError(f"serve: needs the library '{error.name}', which is not installed; "
                           "pip install 'funnelrank[serve]'") from None
@@ -483,8 +488,8 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
         return
     limits = Limits(body=int(max_body_mb * 2**20), rows=max_rows, length=max_list, text=max_text)
     server.serve(folders, server.Serving(
-        host=host, port=port, threads=threads, wait=wait_ms / 1e3, batch_rows=batch_rows, queue_rows=queue_rows,
-        timeout=timeout_ms / 1e3, limits=limits, token=_token(token_file),
+        host=host, port=port, grpc_port=grpc_port, threads=threads, wait=wait_ms / 1e3,
+        batch_rows=batch_rows, queue_rows=queue_rows, timeout=timeout_ms / 1e3, limits=limits, token=_token(token_file),
         tls=(tls_cert, tls_key) if tls_cert and tls_key else None, watch=watch, drain=drain, access_log=access_log))
 
 

@@ -37,6 +37,7 @@ class Serving:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None     # none: no gRPC
     threads: int = 1                 # of the model
     wait: float = 0.0                # seconds a request may wait for company
     batch_rows: int = 2048
@@ -93,6 +94,7 @@ class _Process:
         app = App(self.models, self.metrics, token=serving.token, reload=self.reload,
                   log=(lambda said: write_line({"event": "request", **said})) if serving.access_log else None)
         listener = _listen(serving.host, serving.port)
+        grpc_server, grpc_port = await self._grpc(app.log) if serving.grpc_port is not None else (None, None)
         tls = {"ssl_certfile": str(serving.tls[0]), "ssl_keyfile": str(serving.tls[1])} if serving.tls else {}
         try:
             config = uvicorn.Config(app, http=Connection, loop="asyncio", lifespan="off", log_level="error",
@@ -111,6 +113,7 @@ class _Process:
                 await asyncio.sleep(0.01)
             write_line({"event": "ready", "http": f"{'https' if tls else 'http'}://{serving.host}:"
                                                   f"{listener.getsockname()[1]}",
+                        **({"grpc": f"{serving.host}:{grpc_port}"} if grpc_port else {}),
                         "models": {n: b.current.version for n, b in self.models.batchers.items()}})
             await asyncio.wait([running, asyncio.ensure_future(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
             self.models.stopping = True
@@ -119,9 +122,28 @@ class _Process:
         finally:
             watching.cancel()
             server.should_exit = True
-            await running
+            await asyncio.gather(running, *([grpc_server.stop(serving.timeout)] if grpc_server else []))
             await loop.run_in_executor(None, self._close)
         write_line({"event": "stopped"})
+
+    async def _grpc(self, log: Log | None) -> tuple[Any, int]:
+        import grpc  # an extra of its own
+
+        from funnelrank.serve.grpc_server import Service
+        serving = self.serving
+        server = Service(self.models, self.metrics, serving.token, log).server()
+        place = f"{f'[{serving.host}]' if ':' in serving.host else serving.host}:{serving.grpc_port}"
+        try:
+            if serving.tls:
+                certificate, key = (file.read_bytes() for file in serving.tls)
+                port = server.add_secure_port(place, grpc.ssl_server_credentials([(key, certificate)]))
+            else:
+                port = server.add_insecure_port(place)
+        except RuntimeError as error:
+            raise ConfigError(f"--grpc-port: {place} cannot be listened on ({str(error)[:100]}); choose another"
+                              ) from None
+        await server.start()
+        return server, port
 
     def _close(self) -> None:
         for batcher in self.models.batchers.values():
