@@ -57,8 +57,7 @@ OURS = ("auto", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "e
         "pepnet", "apg", "m2m")
 THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
 TRIALS = ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"])
-BASE = "shared_bottom"
-METRICS = ("auc", "gauc_frozen", "pcoc")
+BASE, BEST = "shared_bottom", "auto"
 BEGIN, END = "<!-- contest: begin -->", "<!-- contest: end -->"
 
 
@@ -235,25 +234,33 @@ def write_page(out: Path, page: Path) -> None:
 
 
 def section(name: str, folder: Path) -> str:
-    """One log's table: the best on valid first; differences to Shared-Bottom on the same test rows, paired."""
+    """One log's tables: the best on valid first; differences on the same test rows, paired."""
     cells = {model: list(chosen(folder / model)) for model in (*OURS, *THEIRS)}
     refused = {m: c[0]["refused"] for m, c in cells.items() if c and "refused" in c[0]}
     cells = {m: c for m, c in cells.items() if c and m not in refused}
     tasks = [k[4:] for k in next(iter(cells.values()))[0]["test"] if k.startswith("auc_") and k != "auc_mean"]
-    differences = against(cells, folder)
-    head = ["model", "seeds", *(f"AUC {t}" for t in tasks), *(f"less {BASE}, {t}" for t in tasks),
-            *(f"GAUC {t}" for t in tasks), *(f"PCOC {t}" for t in tasks), "CPU s"]
-    lines = []
-    for model, found in sorted(cells.items(), key=lambda c: -np.mean([x["valid"] for x in c[1]])):
-        auc, gauc, pcoc = ([figure([x["test"].get(f"{metric}_{t}") for x in found]) for t in tasks]
-                           for metric in METRICS)
-        lines.append([model, str(len(found)), *auc, *(differences.get((model, t), "") for t in tasks), *gauc, *pcoc,
-                      f"{np.mean([x['cpu_seconds'] for x in found]):.0f}"])
+    less, ranks = against(BASE, cells), sorted(cells, key=lambda m: -np.mean([x["valid"] for x in cells[m]]))
+    figures = lambda model, metric, digits: [figure([x["test"].get(f"{metric}_{t}") for x in cells[model]], digits)
+                                             for t in tasks]
     days = sorted({x["measured"] for c in cells.values() for x in c})
     said = [f"### {name}", "", f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}. Sorted by mean AUC on "
-            "valid. AUC, GAUC (histories held) and PCOC of test.", ""]
-    said += ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)]
+            "valid; everything else is of test.", ""]
+    said += lines(["model", "seeds", *(f"AUC {t}" for t in tasks), *(f"less {BASE}, {t}" for t in tasks), "CPU s"], [
+        [m, str(len(cells[m])), *figures(m, "auc", 4), *(less.get((m, t), "-") for t in tasks),
+         f"{np.mean([x['cpu_seconds'] for x in cells[m]]):.0f}"] for m in ranks])
+    said += ["", "GAUC with histories held, and predicted over observed:", ""]
+    said += lines(["model", *(f"GAUC {t}" for t in tasks), *(f"PCOC {t}" for t in tasks)], [
+        [m, *figures(m, "gauc_frozen", 4), *figures(m, "pcoc", 3)] for m in ranks])
+    peers = [(m, against(m, {n: cells[n] for n in (m, BEST)})) for m in THEIRS if m in cells and BEST in cells]
+    if peers:
+        said += ["", f"`{BEST}` less each of the others, AUC:", ""]
+        said += lines(["less", *tasks], [[m, *(found.get((BEST, t), "-") for t in tasks)] for m, found in peers])
     return "\n".join(said + [f"\n`{m}` does not apply: {why}" for m, why in refused.items()])
+
+
+def lines(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table in markdown."""
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def chosen(folder: Path) -> Iterator[dict[str, Any]]:
@@ -266,24 +273,21 @@ def chosen(folder: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(cell.read_text()) | {"folder": str(cell.parent)}
 
 
-def against(cells: dict[str, list[dict[str, Any]]], folder: Path) -> dict[tuple[str, str], str]:
-    """(model, task) -> difference of test AUC to Shared-Bottom, +- half its 95 % interval; * where it excludes zero."""
-    if BASE not in cells:
+def against(base: str, cells: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], str]:
+    """(model, task) -> difference of test AUC to `base`, +- half its 95 % interval; * where that excludes zero."""
+    if base not in cells or len(cells) == 1:
         return {}
     kept = lambda model: Contestant(model, [open_scores(Path(c["folder"]) / "scores") for c in cells[model]])
-    others = [m for m in cells if m != BASE]
-    if not others:
-        return {}
-    found = compare([kept(BASE), *map(kept, others)], ("auc",), by_scenario=False)
+    found = compare([kept(base), *(kept(m) for m in cells if m != base)], ("auc",), by_scenario=False)
     return {(r["run"], r["task"]): f"{r['difference']:+.4f} ± {(r['high'] - r['low']) / 2:.4f}"
             + (" *" if r["low"] > 0 or r["high"] < 0 else "") for r in found.rows if r["task"] and r["error"]}
 
 
-def figure(values: list[float | None]) -> str:
+def figure(values: list[float | None], digits: int) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return "-"
-    return f"{np.mean(known):.4f}" + (f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else "")
+    return f"{np.mean(known):.{digits}f}" + (f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "benchmarks"))      # last: tests have a made.py of t
 
 import bench  # noqa: E402
 import cells  # noqa: E402
+import contest  # noqa: E402
 import ours  # noqa: E402
 import rows  # noqa: E402
 import table  # noqa: E402
@@ -256,3 +257,27 @@ def test_our_side_trains_what_a_cell_says(model, norm, log, tmp_path, monkeypatc
     with pytest.raises(SystemExit):
         ours.train(gate, {"model": model, "net": "small", "ids": 1000, "batch": 64, "norm": norm}, tmp_path)
     assert gate.rows == 3 * 64
+
+
+def test_a_contest_shows_the_trial_that_valid_chose_and_keeps_the_rest_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(contest, "against", lambda base, cells: {("auto", "buy"): "+0.1 ± 0.05 *"})
+
+    def cell(model, trial, seed, valid, auc):
+        contest.write(tmp_path / "kuairand" / model / f"trial-{trial}" / f"seed-{seed}", {
+            "key": "k", "valid": valid, "cpu_seconds": 3.0, "measured": "2026-11-28",
+            "test": {"auc_buy": auc, "auc_mean": auc, "gauc_frozen_buy": None, "pcoc_buy": 1.0}})
+
+    for seed, auc in enumerate((0.6, 0.8)):
+        cell("auto", 1, seed, 0.72, auc)
+    cell("auto", 0, 0, 0.71, 0.99)                   # better on test, and not chosen
+    cell("shared_bottom", 0, 0, 0.70, 0.5)
+    contest.write(tmp_path / "kuairand" / "aitm" / "trial-0" / "seed-0", {"key": "k", "refused": "no funnel"})
+    page = tmp_path / "quality.md"
+    page.write_text(f"# Before\n{contest.BEGIN}\nold\n{contest.END}\nafter\n")
+    contest.write_page(tmp_path, page)
+    text = page.read_text()
+    assert text.startswith("# Before\n") and text.endswith("after\n") and "old" not in text
+    assert "| auto | 2 | 0.7000 ± 0.1414 | +0.1 ± 0.05 * | 3 |\n| shared_bottom | 1 | 0.5000 | - | 3 |" in text
+    assert "`aitm` does not apply: no funnel" in text
+    assert contest.done(tmp_path / "kuairand" / "auto" / "trial-1" / "seed-0", "k")
+    assert not contest.done(tmp_path / "kuairand" / "auto" / "trial-1" / "seed-0", "other")
