@@ -105,7 +105,8 @@ def test_a_loaded_artefact_says_the_same_bit_for_bit(run, log):
     a, b = run.ranker.predict(log / "test.parquet"), loaded.predict(log / "test.parquet")
     assert a.equals(b)
     assert json.loads(table.to_json(loaded.evaluate())) == [
-        r for r in json.loads(table.to_json(run.rows)) if r["split"] == "test"]
+        r for r in json.loads(table.to_json(run.rows)) if r["split"] == "test" and not (
+            "@" in r["metric"] or r["metric"].startswith("psi:"))]                  # these need train
 
 
 def test_predictions_are_named_by_task_and_by_step(run, log):

@@ -30,6 +30,7 @@ from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.golden import Golden, some_rows
 from funnelrank.data.loader import pack
+from funnelrank.data.seen import Seen
 from funnelrank.data.sift import sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.writer import ParquetWriter
@@ -43,17 +44,20 @@ from funnelrank.evaluate.fields import field_rows
 from funnelrank.evaluate.kept import keep_scores
 from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
+from funnelrank.evaluate.views import drift_rows, score_drift_rows
 from funnelrank.export import CLOSE, Exported, Form
 from funnelrank.export import export as export_graph
 from funnelrank.flow import (
     build,
     by_hand,
     calibrate,
+    cold_columns,
     encode,
     fit,
     freezes,
     measure_split,
     open_data,
+    other_views,
     prepare,
     silent,
     true_probabilities,
@@ -135,11 +139,16 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             raise
         if model.calibration:
             calibrate(config, model, encoder, splits, record)
-        rows, measured = [], {}
+        rows, measured, earlier = [], {}, None
+        seen = [Seen(data.sources["train"], c) for c in cold_columns(config, data.sources["train"])]
         for split in (s for s in ("valid", "test") if s in splits):
             rows += measure_split(config, model, encoder, splits[split], split,
                                   frozen=splits.get(f"{split}/frozen"),
                                   truth=true_probabilities(config, data.sources[split]), keep=measured)
+            rows += other_views(config, split, measured["scores"], encoder.layout.scenarios, data.sources[split], seen)
+            rows += drift_rows(split, splits["train"], splits[split], encoder.layout)
+            rows += score_drift_rows(split, earlier, measured["scores"]) if earlier else []
+            earlier = measured["scores"]
         seconds = time.perf_counter() - clock
         ranker = Ranker._made(config, encoder, model)
         ranker.rows, ranker.continued = rows, continued
@@ -272,6 +281,8 @@ class Ranker:
             if found := source.skipped:
                 report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
         source.require(by, dict.fromkeys(by, "by"))
+        source.require(self.config.settings.evaluate.gauc_by, dict.fromkeys(
+            self.config.settings.evaluate.gauc_by, "evaluate.gauc_by"))
         source = self._with_histories(source, events)
         load = lambda s: self._batches(s, labels=True, report=report)
         scores = score(self.model, self.config.schema, load(source), split)
@@ -280,6 +291,7 @@ class Ranker:
         found = measure(split, scores, self.config.settings.evaluate,
                         self.encoder.layout.scenarios if self.config.schema.scenario else None,
                         frozen=held, truth=true_probabilities(self.config, source))
+        found += other_views(self.config, split, scores, self.encoder.layout.scenarios, source)
         return found + [r for c in by for r in field_rows(split, scores, c, *values_of(source, c))]
 
     def predict(self, rows: Any, keep: list[str] | tuple[str, ...] = (),

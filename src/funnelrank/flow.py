@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.frozen import frozen_columns
 from funnelrank.data.loader import Loader
 from funnelrank.data.parse import numbers, one_chunk
+from funnelrank.data.seen import Seen, groups_of
 from funnelrank.data.sift import Sifted, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
 from funnelrank.errors import ConfigError, DataError
 from funnelrank.evaluate import table
 from funnelrank.evaluate.calibrate import described, fit_calibration, sampling_weights
-from funnelrank.evaluate.measure import NULL, measure, reliability
+from funnelrank.evaluate.measure import NULL, Scores, measure, reliability
 from funnelrank.evaluate.score import score
+from funnelrank.evaluate.views import cold_rows, funnel_rows, gauc_rows
 from funnelrank.kernels import keep_freed_memory
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
@@ -86,6 +88,9 @@ def open_data(config: Config, report: Report = silent, events: Mapping[str, Any]
         if rows is not None:
             sources[split] = open_source(rows, by_hand(data) if split in given else data, split)
             sources[split].require(schema.of_files().log_columns(), who_reads(schema))
+            views = {c: f"evaluate.{key}" for key in ("cold", "gauc_by") for c in getattr(
+                config.settings.evaluate, key) or () if key == "cold" or split != "train"}
+            sources[split].require(list(views), views)
     if not sources:
         raise ConfigError("data.train: no rows; name a file, a folder, a glob or a URL")
     tables = open_tables(schema, data)
@@ -280,6 +285,28 @@ def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: 
         keep.update(scores=scores, frozen=held, reliability=reliability(scores, evaluate))
     return measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,
                          frozen=held, truth=truth)
+
+
+def cold_columns(config: Config, train: Source) -> list[str]:
+    """evaluate.cold, or its default: the user, and what histories are compared with, where train has the columns."""
+    schema, said = config.schema, config.settings.evaluate.cold
+    if said is not None:
+        return said
+    targets = [schema.features[f.target].column for f in schema.of_kind("sequence").values() if f.target]
+    usual = [schema.user, *targets]
+    return [c for c in dict.fromkeys(usual) if c in train.columns.names and not pa.types.is_floating(
+        train.columns.field(c).type)]
+
+
+def other_views(config: Config, split: str, scores: Scores, scenarios: Sequence[str], source: Source,
+                seen: Sequence[Seen] = ()) -> list[dict[str, Any]]:
+    """Rows of evaluate/views.py: each step given the one before, cold starts by `seen`, GAUC by evaluate.gauc_by."""
+    evaluate = config.settings.evaluate
+    rows = funnel_rows(split, scores, evaluate, scenarios if config.schema.scenario else None)
+    rows += cold_rows(split, scores, evaluate, {s.column: s.of(source) for s in seen})
+    for column in evaluate.gauc_by:
+        rows += gauc_rows(split, scores, evaluate, column, groups_of(source, column))
+    return rows
 
 
 def true_probabilities(config: Config, source: Source) -> dict[str, np.ndarray]:

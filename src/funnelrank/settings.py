@@ -691,6 +691,11 @@ class Evaluate(Section):
     number of users, with a positive and with a negative, is the least for an interval."""
     frozen: bool = True
     """Also report GAUC with each user's lists held as at his first row of the split (needs `data.user` and a list)."""
+    cold: list[str] | None = None
+    """Columns of the log that cut cold-start slices: rows whose value train never had, 1-9, 10-99, 100 times and more.
+    Default: `data.user` and the columns that histories are compared with."""
+    gauc_by: list[str] = []
+    """Columns of the log to also group GAUC by, such as a request or a session: `gauc_by:request_id`."""
     truth: dict[str, str] = {}
     """task: column with its true probability, as simulated logs have; adds the best value any model could reach."""
     bins: int = Field(20, ge=2, le=10_000)

@@ -18,7 +18,7 @@ from funnelrank.api import Ranker
 from funnelrank.batch import Batch
 from funnelrank.data.encoded import Encoded
 from funnelrank.data.loader import pack
-from funnelrank.data.source import Source, open_source
+from funnelrank.data.source import Source
 from funnelrank.evaluate.kept import Kept, open_scores
 from funnelrank.funnel import Prediction
 from funnelrank.models.pepnet import GateNU
@@ -43,8 +43,7 @@ class Patient:
 
     def source(self, split: str) -> Source | None:
         rows = getattr(self.config.settings.data, split)
-        return None if rows is None else self.ranker._with_histories(
-            open_source(rows, self.config.settings.data, split), None)
+        return None if rows is None else self.ranker._with_histories(self.ranker._source(None, split), None)
 
     @cached_property
     def split(self) -> str:

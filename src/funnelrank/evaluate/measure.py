@@ -17,12 +17,13 @@ from funnelrank import settings
 from funnelrank.errors import listing
 from funnelrank.evaluate import intervals, metrics
 from funnelrank.evaluate.intervals import Clusters, Influence, Resamples, Spread, combined
-from funnelrank.evaluate.metrics import Ranking, Undefined
+from funnelrank.evaluate.metrics import Z95, Ranking, Undefined
 from funnelrank.evaluate.table import COLUMNS
 
 NULL, UNSEEN = "(null)", "(unseen)"
 # of intervals; quantiles for all others
 SHAPES = {"auc": "logit", "pr_auc": "logit", "auc_positive": "logit", "ece": "normal"}
+APART = 0.01            # of GAUC on live and on frozen histories that is worth a note
 Place = tuple[str | None, str | None, str]                         # task, scenario, metric
 
 
@@ -64,7 +65,7 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
     """
     order, edges = _by_scenario(scores, scenarios)
     users = None if scores.user is None else intervals.clusters(np.asarray(scores.user), len(scores.labels))
-    draw = _Drawing(users, len(scores.labels), evaluate)
+    draw = Drawing(users, len(scores.labels), evaluate)
     cluster = _ordered(draw.clusters.code, order)
     user = None if users is None else _ordered(np.where(np.asarray(scores.user) == metrics.NULL_USER,
                                                         metrics.NULL_USER, users.code), order)
@@ -99,7 +100,7 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
             for said in answers:
                 if said.spread:
                     spreads[task, scenario, said.metric] = said.spread
-                rows.append(_row(said, rows=b - a if said.metric == "violation_rate" else n, **place))
+                rows.append(metric_row(said, rows=b - a if said.metric == "violation_rate" else n, **place))
     return rows + list(_means(split, rows, list(edges), spreads))
 
 
@@ -120,7 +121,7 @@ def reliability(scores: Scores, evaluate: settings.Evaluate) -> dict[str, dict[s
 
 # ---- intervals
 
-class _Drawing:
+class Drawing:
     """The draws of one split, made when first asked for; of users, or of single rows if there are no users."""
 
     def __init__(self, users: Clusters | None, rows: int, evaluate: settings.Evaluate):
@@ -152,7 +153,7 @@ def _fewer(codes: np.ndarray, least: int) -> bool:
     return all(len(np.unique(some)) < least for some in (codes[:1000], codes))
 
 
-def _ratios(draw: _Drawing, part: Mapping[str, np.ndarray], y: np.ndarray | None, values: Mapping[str, float],
+def _ratios(draw: Drawing, part: Mapping[str, np.ndarray], y: np.ndarray | None, values: Mapping[str, float],
             evaluate: settings.Evaluate | None = None) -> dict[str, Spread]:
     """Spreads of everything that is a function of sums over rows, from one product. `values` are those measured."""
     resamples = draw.resamples()
@@ -181,7 +182,7 @@ def _ratios(draw: _Drawing, part: Mapping[str, np.ndarray], y: np.ndarray | None
         return {name: resamples.resampled(values[name], draws[name]()) for name in draws if name in values}
 
 
-def _gauc_spreads(draw: _Drawing, by: metrics.ByUser, names: Sequence[str]) -> dict[str, Spread]:
+def gauc_spreads(draw: Drawing, by: metrics.ByUser, names: Sequence[str]) -> dict[str, Spread]:
     """Of GAUC weighted by rows and unweighted, under these names; users are drawn, whatever else is."""
     resamples = draw.of_users()
     sums = resamples.sums(resamples.of_cluster[by.code], [by.auc * by.rows, by.rows, by.auc, np.ones(len(by.auc))])
@@ -191,7 +192,7 @@ def _gauc_spreads(draw: _Drawing, by: metrics.ByUser, names: Sequence[str]) -> d
     return {name: resamples.resampled(value, draws) for name, (value, draws) in zip(names, pairs)}
 
 
-def _violations(child: np.ndarray, parent: np.ndarray, cluster: np.ndarray, draw: _Drawing) -> Said:
+def _violations(child: np.ndarray, parent: np.ndarray, cluster: np.ndarray, draw: Drawing) -> Said:
     said = _said("violation_rate", None, metrics.violation_rate, child, parent)
     if draw.off or said.value is None:
         return said
@@ -205,7 +206,7 @@ def _violations(child: np.ndarray, parent: np.ndarray, cluster: np.ndarray, draw
 # ---- from rows to metrics
 
 def _binary(part: Mapping[str, np.ndarray], evaluate: settings.Evaluate, empty: str | None,
-            draw: _Drawing) -> Iterator[Said]:
+            draw: Drawing) -> Iterator[Said]:
     """Metrics of one binary task on its observed rows."""
     log_p, log_not_p, y = part["log_p"], part["log_not_p"], part["label"] == 1
     positives, negatives = int(np.count_nonzero(y)), int(np.count_nonzero(~y))
@@ -228,6 +229,7 @@ def _binary(part: Mapping[str, np.ndarray], evaluate: settings.Evaluate, empty: 
                *_by_user(("gauc", "gauc_unweighted"), few, log_p, y, part.get("user"), draw)]
     if "frozen" in part:
         answers += _by_user(("gauc_frozen",), few, part["frozen"], y, part.get("user"), draw)
+        answers[1:4] = _held_against(answers[1], answers[2], answers[3])
     answers.append(ranked("pr_auc", intervals.pr_auc_influence, lambda: ranking().pr_auc(), log_p))
     sums = [_said("logloss", empty, metrics.logloss, log_p, log_not_p, y),
             _said("ne", empty, metrics.ne, log_p, log_not_p, y), _said("pcoc", empty, metrics.pcoc, np.exp(log_p), y),
@@ -249,7 +251,7 @@ def _binary(part: Mapping[str, np.ndarray], evaluate: settings.Evaluate, empty: 
 
 
 def _by_user(names: Sequence[str], few: str | None, score: np.ndarray, y: np.ndarray, user: np.ndarray | None,
-             draw: _Drawing) -> Iterator[Said]:
+             draw: Drawing) -> Iterator[Said]:
     """GAUC under one or two names; users are counted even where positives are too few for a value."""
     if user is None:
         yield from (Said(name, None, "data.user is not set") for name in names)
@@ -267,12 +269,22 @@ def _by_user(names: Sequence[str], few: str | None, score: np.ndarray, y: np.nda
             yield from (Said(n, v, "too few valid users for an interval", found.users, found.valid_users)
                         for n, v in zip(names, found))
             return
-        spreads = _gauc_spreads(draw, by, names)
+        spreads = gauc_spreads(draw, by, names)
     for name, value in zip(names, found):
         yield Said(name, None if note else value, note, found.users, found.valid_users, spreads.get(name))
 
 
-def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: _Drawing) -> Iterator[Said]:
+def _held_against(live: Said, unweighted: Said, frozen: Said) -> list[Said]:
+    """GAUC on live histories says so where it is another number than on frozen ones, beyond what chance does."""
+    if live.spread and frozen.spread:
+        apart = combined([live.spread, frozen.spread], [1, -1])
+        if abs(apart.value) > max(APART, Z95 * apart.error()):
+            note = f"lists change within users and move it by {apart.value:+.3f}; read gauc_frozen"
+            return [live._replace(note=note), unweighted, frozen]
+    return [live, unweighted, frozen]
+
+
+def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: Drawing) -> Iterator[Said]:
     """Metrics of a value on its observed rows; of a regression, which may be below 0, without those of amounts."""
     answers = [_said(name, empty, metric, part["mean"], part["label"]) for name, metric in
                (("rmse", metrics.rmse), ("mae", metrics.mae), ("pcoc", metrics.pcoc))]
@@ -290,7 +302,7 @@ def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: _
         yield _above_zero(part, empty, draw)
 
 
-def _above_zero(part: Mapping[str, np.ndarray], empty: str | None, draw: _Drawing) -> Said:
+def _above_zero(part: Mapping[str, np.ndarray], empty: str | None, draw: Drawing) -> Said:
     """AUC of an amount above 0 by its expected value."""
     y, few = part["label"] > 0, empty
     if not few:
@@ -312,7 +324,7 @@ def _said(metric: str, known: str | None, ask: Callable[..., float], *args: Any)
         return Said(metric, None, str(why))
 
 
-def _row(said: Said, **place: Any) -> dict[str, Any]:
+def metric_row(said: Said, **place: Any) -> dict[str, Any]:
     said = said._asdict()
     spread = said.pop("spread")
     row = {**dict.fromkeys(COLUMNS), **place, **said}
@@ -344,7 +356,7 @@ def _means(split: str, rows: Sequence[dict], scenarios: Sequence[str | None],
             reasons = dict.fromkeys(r["note"] for r in group)
             said = Said(metric, None, "; ".join(reasons))
         counted = with_value or group
-        yield _row(said, split=split, scenario=scenario, rows=sum(r["rows"] for r in counted),
+        yield metric_row(said, split=split, scenario=scenario, rows=sum(r["rows"] for r in counted),
                    positives=sum(r["positives"] for r in counted))
 
 

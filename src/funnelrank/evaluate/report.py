@@ -18,7 +18,7 @@ from funnelrank.evaluate.pictures import (
     reliability_diagrams,
     shortened,
 )
-from funnelrank.evaluate.table import NO_INTERVAL
+from funnelrank.evaluate.table import NO_INTERVAL, is_view
 
 METRICS = {
     "auc": "chance that a positive row gets a higher score than a negative one; 0.5 is guessing",
@@ -32,6 +32,9 @@ METRICS = {
     "ece": "mean distance of predicted and observed rates over bins of equal mass",
     "ece_noise": "the ECE that perfect probabilities would have on these rows, by chance",
     "violation_rate": "share of rows where a step is said to be likelier than the step before it",
+    "auc_given": "AUC of p(step | the step before), on the rows where that happened",
+    "pcoc_given": "predicted over observed of p(step | the step before), there",
+    "logloss_given": "log loss of p(step | the step before), there",
     "rmse": "root of the mean squared error",
     "spearman": "correlation of ranks",
     "gini": "normalised Gini: how much of all amounts lies with the rows told the most, 1 at best",
@@ -41,11 +44,13 @@ METRICS = {
     "logloss_oracle": "log loss of the true probabilities",
     "pcoc_oracle": "predicted over observed of the true probabilities: how far chance alone goes",
 }
+STEPS = ("auc_given", "logloss_given", "pcoc_given", "ece_given", "violation_size")     # in a section of their own
 COUNTS = {"nulls": "null", "oov": "not in vocabulary", "empty": "empty list", "nonfinite": "not finite",
           "missing_keys": "key not in table", "ids": "ids", "dropped": "dropped", "cut": "cut"}
 MANY = 0.5               # a share that deserves a second look
 MOST_LINES = 120         # of one split's metrics; metrics.json has all
 MEAN = '<span class="whole" title="rows and positives are sums over these tasks">mean over tasks</span>'
+MOST_DRIFT = 25          # features of the drift table
 MOST_NAME = 60           # characters of a name out of a log or a config
 MOST_PLACE = 200         # of where a row stands: a path and a number
 
@@ -65,7 +70,8 @@ def page(run: Mapping[str, Any]) -> str:
     about              model, reading, parameters, seed, started, seconds, versions, training
     """
     name = run.get("name") or "run"
-    rows = [r for r in run.get("metrics") or [] if r.get("metric")]
+    every = [r for r in run.get("metrics") or [] if r.get("metric")]
+    rows = [r for r in every if not is_view(r["metric"]) and r["metric"] not in STEPS]
     splits = list(dict.fromkeys(r["split"] for r in rows))
     last = splits[-1] if splits else ""
     on_last = f"On {_h(last)}. " if last else ""
@@ -85,6 +91,9 @@ def page(run: Mapping[str, Any]) -> str:
                                       "over all rows. Bars are 95 % intervals of users drawn anew (of rows, where the "
                                       "log has no users); a dot without one has too few positives.")),
         ("Metrics per task and scenario", _metrics(rows, splits)),
+        *([("Funnel", text)] if (text := _funnel([r for r in every if r["split"] == last])) else []),
+        *([("Cold starts", text)] if (text := _cold([r for r in every if r["split"] == last])) else []),
+        *([("Drift", text)] if (text := _drift(every, splits)) else []),
         ("Labels", _labels(run.get("coverage") or {}) + _contradictions(run.get("contradictions") or {})),
         *([("Skipped", _skipped(run["skipped"]))] if any((run.get("skipped") or {}).values()) else []),
         ("Features", _features(run.get("counts") or {})),
@@ -184,6 +193,67 @@ def _metric_table(rows: Sequence[Mapping], with_scenario: bool) -> str:
         below.append(f"{len(lines) - len(body):,} more lines are in metrics.json.")
     return (_table(head, body, texts=2 if with_scenario else 1)
             + (f'<p class="note below">{"<br>".join(below)}</p>' if below else ""))
+
+
+def _funnel(rows: Sequence[Mapping]) -> str:
+    """Each step given the one before, beside the same step over all impressions."""
+    whole = {(r["task"], r["metric"]): r for r in rows if r["scenario"] is None}
+    body = []
+    for task in dict.fromkeys(t for t, m in whole if m == "auc_given" and t):
+        given, over, size = (whole.get((task, m)) for m in ("auc_given", "violation_rate", "violation_size"))
+        cell = lambda metric, task=task: _noted(whole[task, metric], {}) if (task, metric) in whole else ""
+        body.append([_name(task), _whole(given["rows"]), _whole(given["positives"]), cell("auc_given"),
+                     cell("pcoc_given"), cell("logloss_given"), cell("auc"), cell("pcoc"),
+                     _share(over and over["value"], 1, digits=2), _figure(size and size["value"])])
+    if not body:
+        return ""
+    return ('<p class="note">Given: p(step | the step before) on the rows where that happened. Others: p(step) on all '
+            "rows. Violations: rows where a step is said to be likelier than the one before, and by how much on "
+            "average.</p>"
+            + _table(["step", "rows given", "positives", "auc_given", "pcoc_given", "logloss_given", "auc", "pcoc",
+                      "violations", "size"], body, texts=1))
+
+
+def _cold(rows: Sequence[Mapping]) -> str:
+    """Metrics by how often train had a row's value of a column."""
+    lines: dict[tuple, dict[str, Mapping]] = {}
+    for r in rows:
+        if "@" in r["metric"]:
+            metric, place = r["metric"].split("@", 1)
+            lines.setdefault((*place.rsplit(":", 1), r["task"]), {})[metric] = r
+    if not lines:
+        return ""
+    names, notes = ("auc", "logloss", "pcoc"), {}
+    body = [[_name(column), _h(bucket), MEAN if task is None else _name(task),
+             *(_whole(next(iter(line.values()))[k]) for k in ("rows", "positives")),
+             *(_noted(line[m], notes) if m in line else "" for m in names)]
+            for (column, bucket, task), line in list(lines.items())[:MOST_LINES]]
+    below = "<br>".join(f"<sup>{i}</sup> {_h(note)}" for note, i in notes.items())
+    return ('<p class="note">By the number of train rows with the same value of a column; new: none.</p>'
+            + _table(["column", "rows in train", "task", "rows", "positives", *names], body, texts=3)
+            + (f'<p class="note below">{below}</p>' if below else ""))
+
+
+def _drift(rows: Sequence[Mapping], splits: Sequence[str]) -> str:
+    """Features and scores by how far they moved, the farthest first."""
+    moved: dict[tuple, dict[str, Mapping]] = {}
+    for r in rows:
+        if r["metric"].startswith("psi:") and r["value"] is not None:
+            moved.setdefault((r["metric"].removeprefix("psi:"), r["task"]), {})[r["split"]] = r
+    if not moved:
+        return ""
+    far = sorted(moved.items(), key=lambda m: -max(r["value"] for r in m[1].values()))
+    scores = [m for m in far if m[0][1] is not None]
+    features = [m for m in far if m[0][1] is None]
+    body = [[f"score of {_name(task)}" if task else _name(name),
+             *(f"{_figure(of[s]['value'])} <small>noise {_figure(of[s].get('noise'))}</small>" if s in of else ""
+               for s in splits)] for (name, task), of in (*scores, *features[:MOST_DRIFT])]
+    left = len(features) - min(len(features), MOST_DRIFT)
+    return ('<p class="note">Population stability index of what the model reads, from train to each split; of scores, '
+            "from valid to test. 0: nothing moved; by custom .1 is little, .25 much. Noise: what chance alone gives. "
+            "Lengths of histories grow with any log.</p>"
+            + _table(["", *splits], body, texts=1)
+            + (f'<p class="note below">{left:,} more that moved less are in metrics.json.</p>' if left else ""))
 
 
 def _noted(row: Mapping[str, Any], notes: dict[str, int]) -> str:

@@ -33,11 +33,16 @@ def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
 
 # ---- reading the rows
 
+def is_view(metric: str) -> bool:
+    """Whether it is of a part or a side of the rows that its name tells: `auc@user_id:new`, `psi:price`."""
+    return ":" in metric
+
+
 def wide(rows: Sequence[Mapping[str, Any]], split: str, scenario: str | None = None) -> dict[str, Any]:
     """One split on one line: auc_click, gauc_click, valid_users_click, ..., auc_macro, gauc_macro, ..."""
     line: dict[str, Any] = {}
     for r in rows:
-        if r["split"] == split and r["scenario"] == scenario:
+        if r["split"] == split and r["scenario"] == scenario and not is_view(r["metric"]):
             of = r["task"] or "macro"
             line[f"{r['metric']}_{of}"] = r["value"]
             if r["metric"] == "gauc" and r["task"]:
