@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1] / "src" / "funnelrank"
 STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # of one layer, and do not meet
 LAYERS = [
     ["errors", "stopping"],
-    ["settings", "schema", "document", "validate", "fill", "together", "check", "config", "own_parts", "durable",
-     "sealed"],
+    ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
+     "durable", "sealed"],
     ["batch", "inputs", "kernels"],
     ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
@@ -27,7 +27,7 @@ LAYERS = [
     ["cli"],
     ["", "__main__"],
 ]
-NO_TORCH = ["errors", "settings", "schema", "document", "validate", "fill", "together", "check", "config",
+NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
             "describe", "cli", "simulate", "data.vocab", "own_parts"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
            "except Exception": ["cli", "serve"]}

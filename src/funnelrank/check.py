@@ -9,7 +9,7 @@ Each is 'dotted.key: what was found; what would do'. Neither reads data (data/ve
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from funnelrank import together
+from funnelrank import blocks, together
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
 from funnelrank.settings import LOOKING, LOSSES, Settings
@@ -24,7 +24,7 @@ METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
-    return [*_calibrator(settings, schema), *_slots(settings, schema),
+    return [*_calibrator(settings, schema), *_slots(settings, schema), *_drawing(settings, schema),
             *together.refusals(settings, schema, shipped), *_debias(settings, schema), *_outputs(settings, schema),
             *_early_stopping(settings, schema), *_task_names(settings, schema), *_losses(schema),
             *_balance(settings, schema), *_calibrate(settings, schema)]
@@ -94,6 +94,16 @@ def _outputs(settings: Settings, schema: Schema) -> Iterator[str]:
     elif several and any(p["name"] == "fm" for p in slot_parts(settings.model, ("side",))):
         yield (f"model.side: fm is one number a row, and task '{several[0].name}' ({several[0].kind}) reads "
                f"{several[0].outputs}; leave fm out, or let its products into the network with represent: deepfm")
+
+
+def _drawing(settings: Settings, schema: Schema) -> Iterator[str]:
+    """What is wrong with a network drawn as blocks."""
+    groups = {f.role for f in schema.features.values() if f.role} | set(settings.embedding.groups)
+    sequences = [n for n, f in schema.of_kind("sequence", "history").items() if f.target]
+    for part in slot_parts(settings.model, ("represent",)):
+        if blocks.is_drawing(part):
+            for where, sentence in blocks.faults(part, schema.task_names, groups, sequences):
+                yield f"model.represent.{where}: {sentence}"
 
 
 def _early_stopping(settings: Settings, schema: Schema) -> Iterator[str]:
@@ -234,7 +244,8 @@ def asked_groups(model: Mapping[str, Any]) -> list[str]:
 def unread(settings: Settings, schema: Schema) -> Iterator[str]:
     """Features outside every group that the model reads, where each of its reading parts is tied to a group."""
     readers = [p for p in slot_parts(settings.model, ("represent", "side"))]
-    if not readers or not all(p.get("group") for p in readers):
+    if not readers or not all(p.get("group") or blocks.is_drawing(p) and blocks.ALL not in blocks.groups_of(p)
+                              for p in readers):
         return                                        # a part without a group reads everything
     groups, asked = settings.embedding.groups, asked_groups(settings.model)
     seen = {f for g in asked for f in groups.get(g, ())}

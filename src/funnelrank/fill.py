@@ -3,15 +3,18 @@
 Works on plain mappings, in place, before and after they are checked; so what runs is what the artefact's config says.
 """
 
+import copy
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from funnelrank import blocks
 from funnelrank.check import calibrator_acts
 from funnelrank.document import Path as Keys
 from funnelrank.together import SLOTS
+from funnelrank.validate import follow
 
 CHAINS = ("prepare", "side")                                        # slots that hold any number of parts
 NAMED = (*SLOTS, "debias")                                          # sections of `model` that name what stands there
@@ -76,6 +79,8 @@ def _fill_slots(model: dict[str, Any], recipe: Mapping[str, Any], schema: Mappin
                 said = {**usual, **said}
             elif usual.get("per") in _choices(part(schema, slot, said["name"]), "per"):
                 said = {"per": usual["per"], **said}
+        if isinstance(said, dict) and blocks.is_drawing(said):
+            blocks.spell_out(said)
         if slot in model or said is not None:
             model[slot] = said
 
@@ -96,9 +101,7 @@ def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     for slot in NAMED:
         said = model.get(slot)
         for one in said if isinstance(said, list) else [said] if said else []:
-            for key, inner in part(schema, slot, one["name"])["properties"].items():
-                if "default" in inner:
-                    one.setdefault(key, inner["default"])
+            fill_defaults(one, part(schema, slot, one["name"]), schema)
     recipe = schema["x-recipes"].get(model.get("name")) or {}
     if model.get("reading") is None:
         model["reading"] = recipe.get("reading", "joint")
@@ -106,6 +109,31 @@ def fill_model(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
         usual = recipe.get("calibrator", 0.0)
         model["calibrator"] = usual if calibrator_acts(model["reading"], value["tasks"]) else 0.0
     value["model"] = {k: model[k] for k in ORDER if k in model}
+
+
+def fill_defaults(value: Any, node: Mapping[str, Any], root: Mapping[str, Any]) -> None:
+    """Defaults of a section's keys, and of the sections in it; `value` was found good."""
+    node = follow(node, root)
+    if "discriminator" in node and isinstance(value, dict):
+        key = node["discriminator"]["propertyName"]
+        fill_defaults(value, {"$ref": node["discriminator"]["mapping"][value[key]]}, root)
+        return
+    if "anyOf" in node:
+        inner = [b for b in node["anyOf"] if follow(b, root).get("type") == "object" or "discriminator" in b]
+        node = follow(inner[0], root) if len(inner) == 1 else {}
+        if "discriminator" in node:
+            fill_defaults(value, node, root)
+            return
+    if not isinstance(value, dict):
+        return
+    for key, inner in node.get("properties", {}).items():
+        if "default" in inner:
+            value.setdefault(key, copy.deepcopy(inner["default"]))
+        if key in value:
+            fill_defaults(value[key], inner, root)
+    if isinstance(others := node.get("additionalProperties"), Mapping):
+        for key in value:
+            fill_defaults(value[key], others, root)
 
 
 def fill_folders(value: dict[str, Any], start: Path, name: str) -> None:

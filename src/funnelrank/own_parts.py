@@ -73,12 +73,17 @@ def find(name: str, folders: Iterable[Path]) -> type:
 
 def definition(part: type, slot: str, name: str) -> dict[str, Any]:
     """The JSON Schema of what a config may say of a part, and what `check` must know of it without building it."""
+    return {**keys_of(part, slot, name), **_facts(part)}
+
+
+def keys_of(part: type, slot: str, name: str) -> dict[str, Any]:
+    """The JSON Schema of a constructor's keys; `$defs` of the sections in them are named slot.name.Section."""
     own = part_settings(part).model_json_schema(ref_template=f"#/$defs/{slot}.{name}.{{model}}")
     if "$defs" in own:
         own["$defs"] = {f"{slot}.{name}.{k}": v for k, v in own["$defs"].items()}
     own["description"] = own.get("description", "").split("\n\n")[0]
     own["properties"] = {"name": {"const": name}, **own.get("properties", {})}
-    return {"additionalProperties": False, **own, **_facts(part)}
+    return {"additionalProperties": False, **own}
 
 
 def _facts(part: type) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from funnelrank import values
+from funnelrank import blocks, values
 from funnelrank.batch import Batch, Layout
 from funnelrank.calibration import Calibration
 from funnelrank.debias import Debias
@@ -48,7 +48,7 @@ class RankingModel(nn.Module):
         self.spec = Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
-            starts=self.embedding.starts,
+            starts=self.embedding.starts, number_columns=self.embedding.number_columns,
             embedded=len(self.embedding.embedded),
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
@@ -56,7 +56,7 @@ class RankingModel(nn.Module):
             outputs=tuple(outputs),
             log_odds=tuple(starts(kinds, known, schema.parents, schema.reading,
                                   [t.outputs - t.unserved for t in schema.tasks], settings.model.get("debias"))))
-        self.slots = Slots(settings.model, self.spec)
+        self.slots = Slots(blocks.in_order(settings.model, self.tasks), self.spec)
 
         method, kept = settings.calibrate.method, schema.negatives_kept
         self.calibration = None if method == "none" else Calibration(

@@ -16,6 +16,7 @@ from typing import Any
 
 from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
+from funnelrank.models.layers import LAYERS
 from funnelrank.schema_file import config_schema
 from funnelrank.settings import DEBIAS, FEATURE_KINDS, FeatureSettings, FromColumns
 
@@ -126,6 +127,22 @@ SAID = {
     "model.relations": "Who learns from whom in `transfer`, as `{task: [tasks]}`. Default: each task from the one in "
                        "its `after`.",
     "model.hidden": "Widths of the layers, first to last.",
+    "model.width": "Numbers in each vector that comes out.",
+    "model.layers": "How many layers.",
+    "model.heads": "How many attentions side by side.",
+    "model.gamma": "The most that a gate can say; at half of it nothing changes.",
+    "model.sees": "The first input itself opens the gates, too, without learning through them.",
+    "model.softmax": "Weigh by a softmax over a history instead (not the paper).",
+    "model.bias": "Add b.",
+    "model.rate": "Share of numbers set to 0 while training.",
+    "model.by": "How entries become one.",
+    "model.residual": "W_res; false leaves it out.",
+    "model.rank": "Of W = U V^T; none for a full matrix.",
+    "model.tasks": "How many tasks have experts of their own.",
+    "model.own": "Experts of each task.",
+    "model.shared": "Experts that all tasks share.",
+    "model.stop_gradient": "What is read does not learn through it.",
+    "model.gate": "Widths of the gate's hidden layers.",
     "model.experts": "How many experts.",
     "model.activation": "After each layer.",
     "model.dropout": "Share of a layer's outputs set to 0 while training.",
@@ -230,14 +247,29 @@ def _model(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
     for slot in SLOTS:
         for name, part in PARTS[slot].items():
             yield f"### {slot}: {name}\n"
-            doc = inspect.getdoc(part) or ""
-            yield f"{doc.split(chr(10) * 2)[0]}\n"
-            own = {k: v for k, v in defs[f"{slot}.{name}"]["properties"].items() if k != "name"}
-            listed = dict(re.findall(r"^(\w+) {2,}(\S.*(?:\n {8,}\S.*)*)", doc, re.M))
-            for key in own.keys() & listed.keys():
-                words = listed[key][0].upper() + listed[key][1:].rstrip(".") + "."
-                own[key] = {**own[key], "description": words}
-            yield _table("model", {"properties": own}) if own else "It has no keys.\n"
+            yield from _part(part, defs[f"{slot}.{name}"])
+    for section, what in (("Block", "A block of a `backbone`"), ("Input", "What a block reads"),
+                          ("Package", "A package of a `backbone`")):
+        yield f"### {what}\n"
+        yield f"{defs[f'represent.backbone.{section}']['description']}\n"
+        yield _table(section, defs[f"represent.backbone.{section}"])
+    yield "### Layers of blocks\n"
+    yield "What a block's `layer` may be; `layer: ait` is short for `layer: {name: ait}`.\n"
+    for name, layer in LAYERS.items():
+        yield f"#### layer: {name}\n"
+        yield from _part(layer, defs[f"layer.{name}"])
+
+
+def _part(part: type, node: Mapping[str, Any]) -> Iterator[str]:
+    """What a constructor is for, and a table of its keys."""
+    doc = inspect.getdoc(part) or ""
+    yield f"{doc.split(chr(10) * 2)[0]}\n"
+    own = {k: v for k, v in node["properties"].items() if k != "name"}
+    listed = dict(re.findall(r"^(\w+) {2,}(\S.*(?:\n {8,}\S.*)*)", doc, re.M))
+    for key in own.keys() & listed.keys():
+        words = listed[key][0].upper() + listed[key][1:].rstrip(".") + "."
+        own[key] = {**own[key], "description": words}
+    yield _table("model", {"properties": own, "required": node.get("required", ())}) if own else "It has no keys.\n"
 
 
 def _only(node: Mapping[str, Any], owner: type, without: tuple[type, ...]) -> dict[str, Any]:

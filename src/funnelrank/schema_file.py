@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from funnelrank.fill import CHAINS, SLOTS
 from funnelrank.models import MODELS, PARTS
-from funnelrank.own_parts import FORM, definition
+from funnelrank.models.layers import LAYERS
+from funnelrank.own_parts import FORM, definition, keys_of
 from funnelrank.settings import DEBIAS, FEATURE_KINDS, Settings
 
 FILE = Path(__file__).with_name("config.schema.json")
@@ -74,6 +75,7 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
             properties[slot] = {"anyOf": [union, {"type": "array", "items": union}]}
         else:
             properties[slot] = {"anyOf": [union, {"type": "null"}]}
+    defs["represent.backbone.Block"]["properties"]["layer"] |= _layers(defs)
     for name, section in DEBIAS.items():
         own = section.model_json_schema()
         own["properties"] = {"name": {"const": name}, **{k: v for k, v in own["properties"].items() if k != "name"}}
@@ -83,6 +85,16 @@ def model_schema(defs: dict[str, Any]) -> dict[str, Any]:
                             "description": "How a step that is only seen where the step before happened is debiased."}
     return {"type": "object", "additionalProperties": False, "properties": properties,
             "description": "A paper by name, or its five slots."}
+
+
+def _layers(defs: dict[str, Any]) -> dict[str, Any]:
+    """What a block's `layer` may say. Each layer becomes a definition named 'layer.name', added to `defs`."""
+    for name, layer in LAYERS.items():
+        own = keys_of(layer, "layer", name)
+        defs.update(own.pop("$defs", {}))
+        defs[f"layer.{name}"] = own
+    union = _named("name", {name: f"#/$defs/layer.{name}" for name in LAYERS})
+    return {"anyOf": [union, {"type": "null"}]}
 
 
 def _named(key: str, mapping: dict[str, str], default: str | None = None) -> dict[str, Any]:

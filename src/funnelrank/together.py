@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from funnelrank import blocks
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
@@ -33,12 +34,20 @@ class Part:
         """What trains its makers through this part under these keys: of flat, fields and raw, and groups."""
         if self.slot == "transfer":                      # it is given h, and nothing else
             return set()
+        if blocks.is_drawing(self.said):
+            whole = {"flat"} if blocks.ALL in blocks.groups_of(self.said) else set()
+            return whole | ({"fields"} if self.needs("fields") else set()) | set(part_groups(self.said))
         reads = self.facts.get("x-reads", {"flat": None})
         return {name for name, key in reads.items() if key is None or self.said.get(key)} | set(part_groups(self.said))
 
     @property
     def changes(self) -> list[str]:
         return self.facts.get("x-changes", ["flat", "fields"])
+
+    def needs(self, what: str) -> bool:
+        """Of histories, fields and crosses."""
+        drawn = blocks.forms_of(self.said) if blocks.is_drawing(self.said) else ()
+        return bool(self.facts.get(f"x-needs-{what}")) or what in drawn or what == "histories" and "history" in drawn
 
     def __str__(self) -> str:
         return f"{self.place}: {self.name}"
@@ -70,7 +79,8 @@ def slot_parts(model: Mapping[str, Any], slots: Iterable[str] = SLOTS) -> list[d
 
 def part_groups(said: Mapping[str, Any]) -> list[str]:
     """Roles and groups that a part names: in `group`, its whole input, or in `groups`, what it reads besides."""
-    return [*([said["group"]] if said.get("group") else []), *(said.get("groups") or ())]
+    drawn = [g for g in blocks.groups_of(said) if g != blocks.ALL] if blocks.is_drawing(said) else []
+    return [*([said["group"]] if said.get("group") else []), *(said.get("groups") or ()), *drawn]
 
 
 def _scenarios(parts: list[Part], schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:
@@ -90,7 +100,7 @@ def _groups(parts: list[Part], settings: Settings, schema: Schema) -> Iterator[s
     there = {f.role for f in schema.features.values()} | set(settings.embedding.groups)
     made = {group: part for part in parts for group in part.facts.get("x-makes", ())}
     for part in parts:
-        for group in part_groups(part.said):
+        for group in part_groups(part.said) if not blocks.is_drawing(part.said) else ():      # those: blocks.faults
             where = f"{part.place}.{'group' if part.said.get('group') == group else 'groups'}"
             if group in made and group not in there:
                 yield (f"{where}: '{group}' is made by {made[group].name}, which stands behind {part.name}; let it "
@@ -102,8 +112,8 @@ def _groups(parts: list[Part], settings: Settings, schema: Schema) -> Iterator[s
 
 
 def _histories(parts: list[Part], schema: Schema) -> Iterator[str]:
-    readers = [p for p in parts if p.facts.get("x-needs-histories")]
-    if readers and not any(f.kind == "sequence" and f.target for f in schema.features.values()):
+    readers = [p for p in parts if p.needs("histories")]
+    if readers and not any(f.target for f in schema.of_kind("sequence", "history").values()):
         yield (f"{readers[0]} reads sequences whose ids are those of an id feature, and there is none; declare one, as "
                f"in `clicked: {{kind: sequence, space: item_id}}`, or leave {readers[0].name} out")
     elif len(readers) > 1:
@@ -120,15 +130,15 @@ def _crosses(parts: list[Part], schema: Schema) -> Iterator[str]:
 
 def _fields(parts: list[Part], settings: Settings, schema: Schema) -> Iterator[str]:
     """Parts that multiply features with each other need vectors, and of one width."""
-    reader = next((p for p in parts if p.facts.get("x-needs-fields")), None)
+    reader = next((p for p in parts if p.needs("fields")), None)
     if not reader:
         return
     weighed = any(p.facts.get("x-needs-crosses") for p in parts)
-    jagged = any(p.facts.get("x-needs-histories") for p in parts)
+    jagged = any(p.needs("histories") for p in parts)
     rows = settings.embedding
     widths = {(rows.spaces[f.space].width if f.space in rows.spaces else None) or rows.width
-              for f in schema.of_kind("id", "bag", "sequence", *(() if weighed else ("cross",))).values()
-              if not (jagged and f.kind == "sequence" and f.target)}
+              for f in schema.of_kind("id", "bag", "sequence", "history", *(() if weighed else ("cross",))).values()
+              if not (jagged and f.kind in ("sequence", "history") and f.target)}
     if not widths:
         yield (f"{reader} multiplies the vectors of features with each other, and no feature has one; declare ids, or "
                "choose another part")

@@ -188,6 +188,11 @@ class Embedding(nn.Module):
         return tuple(self.slices[p.name].start for p in self.embedded)
 
     @property
+    def number_columns(self) -> tuple[int, ...]:
+        """Where each number stands in flat."""
+        return tuple(self.slices[p.name].start for p in self.pieces if p.source == "numbers")
+
+    @property
     def runs_native(self) -> bool:
         """Whether the native engine does the work: it is there, and the tables stand on the CPU in float32."""
         return self.native is not None and self.native.fits()

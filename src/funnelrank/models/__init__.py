@@ -13,6 +13,7 @@ from funnelrank.models.afm import AttentionalFM
 from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.apg import GeneratedMLP
 from funnelrank.models.autoint import AutoIntBody, AutoIntBottom
+from funnelrank.models.backbone import Backbone
 from funnelrank.models.dbmtl import RelationNetwork
 from funnelrank.models.dcn_v2 import CrossNetwork
 from funnelrank.models.deepfm import DeepFMBody, FirstOrder, SecondOrder
@@ -36,7 +37,7 @@ PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
                   "flat": Flat, "apg": GeneratedMLP, "m2m": MetaAttention, "fnn": FactorisationSupported,
                   "pnn": ProductNetwork, "nfm": NeuralFM, "afm": AttentionalFM, "deepfm": DeepFMBody,
-                  "autoint": AutoIntBody, "dcn_v2": CrossNetwork},
+                  "autoint": AutoIntBody, "dcn_v2": CrossNetwork, "backbone": Backbone},
     "transfer": {"ait": InformationTransfer, "dbmtl": RelationNetwork},
     "predict": {"linear": LinearHeads, "towers": Towers, "star": StarHeads, "ppnet": ParameterGates,
                 "hmoe": ScenarioTowers, "meta_towers": MetaTowers},
@@ -140,6 +141,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "afm": {**_each("afm"), "side": ["lr"]},
     "autoint": _each("autoint"),
     "dcn_v2": _each("dcn_v2"),
+    "backbone": {"represent": {"name": "backbone"}, "predict": {"name": "linear"}},
 }
 
 __all__ = ["MODELS", "PARTS", "part_class"]

@@ -48,7 +48,7 @@ class ProgressiveExtraction(nn.Module):
             raise ConfigError("model.represent.hidden: found []; an expert has at least one layer")
         self.views, self.hidden = spec.tasks, hidden[-1]
         self.levels = nn.ModuleList(
-            _Level(spec.flat if j == 0 else self.hidden, spec.tasks, own, shared, last=j == levels - 1, hidden=hidden,
+            Level(spec.flat if j == 0 else self.hidden, spec.tasks, own, shared, last=j == levels - 1, hidden=hidden,
                    activation=activation, dropout=dropout, norm=norm) for j in range(levels))
 
     def forward(self, x: Inputs) -> Tensor:
@@ -58,7 +58,7 @@ class ProgressiveExtraction(nn.Module):
         return tasks
 
 
-class _Level(nn.Module):
+class Level(nn.Module):
     """tasks [B, T, in] or [B, in] for one that all share, common [B, in] -> ([B, T, H], [B, H] or None at the last)."""
 
     def __init__(self, width: int, tasks: int, own: int, shared: int, *, last: bool, hidden: Widths, **keys):

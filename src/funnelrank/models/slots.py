@@ -83,11 +83,13 @@ class Slots(nn.Module):
     @staticmethod
     def needs(model: Mapping[str, Any]) -> Needs:
         """What the parts will ask the Embedding for, before they are built."""
-        parts = [part_class(slot, said["name"]) for slot in CHAINS for said in model.get(slot, ())]
-        parts += [part_class(slot, model[slot]["name"]) for slot in PARTS if slot not in CHAINS and model.get(slot)]
-        made = {group for part in parts for group in getattr(part, "makes", ())}
+        said = [(slot, part) for slot in CHAINS for part in model.get(slot, ())]
+        said += [(slot, model[slot]) for slot in PARTS if slot not in CHAINS and model.get(slot)]
+        parts = [(part_class(slot, part["name"]), part) for slot, part in said]
+        made = {group for part, _ in parts for group in getattr(part, "makes", ())}
         groups = tuple(g for g in asked_groups(model) if g not in made)
-        return reduce(or_, (part.needs for part in parts), Needs(groups=groups))
+        asked = (part.asks(keys) if hasattr(part, "asks") else part.needs for part, keys in parts)
+        return reduce(or_, asked, Needs(groups=groups))
 
     def forward(self, x: Inputs) -> Tensor:
         for part in self.prepare:
