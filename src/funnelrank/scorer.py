@@ -23,7 +23,7 @@ from funnelrank.embedding.tables import Embedding, Table
 from funnelrank.inputs import Inputs, Padded
 from funnelrank.nn.affine import Halves
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import OOV, Served
+from funnelrank.schema import OOV, PAD, Served
 
 Kind = Literal["fp32", "fp16", "int8"]
 USER = "user"            # the role whose features many rows share
@@ -183,7 +183,6 @@ class _Side(nn.Module):
         self.list_at = {n: layout.lists.index(n) for n in self.lists}
         self.pieces = [p for p in embedding.pieces if p.name in mine]
         self.histories = [f for f in embedding.histories if f in mine]
-        self.role = {n: layout.role[n] for n in self.ids}
         self.mean = {n: layout.pool[n] == "mean" for n in self.lists}
         self.weighted = layout.weighted
         self.where: dict[str, list[tuple[str, int]]] = {}                     # feature -> its tables and places there
@@ -194,6 +193,16 @@ class _Side(nn.Module):
             if embedding.needs.linear and n in weighed:
                 table["linear"] = "linear"
             self.where[n] = [(kind, t, embedding.tables[t].offset[layout.space[n]]) for kind, t in table.items()]
+        self.single: dict[tuple[str, str], list[str]] = {}                    # the ids that one table is asked for
+        for n in self.ids:
+            for kind, t, _ in self.where[n]:
+                self.single.setdefault((kind, t), []).append(n)
+        for (kind, t), names in self.single.items():
+            for what, numbers in (
+                    ("columns", [self.ids.index(n) for n in names]),
+                    ("offsets", [o for n in names for k, u, o in self.where[n] if (k, u) == (kind, t)]),
+                    ("least", [OOV if layout.role[n] == "scenario" else PAD for n in names])):
+                self.register_buffer(f"{what}_{kind}_{t}", torch.tensor(numbers), persistent=False)
         prefix, dim = ("user_", "users") if users else ("", "rows")
         self.prefix = prefix
         self.inputs = []
@@ -219,9 +228,8 @@ class _Side(nn.Module):
                  found: _Found) -> None:
         at = {n: (t, offset) for n in self.where for k, t, offset in self.where[n] if k == kind}
         for t in dict.fromkeys(t for t, _ in at.values()):
-            single = [n for n in self.ids if n in at and at[n][0] == t]
-            if single:
-                ids = torch.stack([self._id(fed, n) + at[n][1] for n in single], 1)
+            if single := self.single.get((kind, t)):
+                ids = self._ids(fed, kind, t) + getattr(self, f"offsets_{kind}_{t}")
                 into |= dict(zip(single, tables[t](ids).unbind(1)))
             for n in (n for n in self.lists if n in at and at[n][0] == t):
                 ids = fed[f"list.{n}"]
@@ -232,10 +240,10 @@ class _Side(nn.Module):
                 else:
                     into[n] = self._pool(n, vectors, there, fed.get(f"list.{n}.weight"))
 
-    def _id(self, fed: Mapping[str, Tensor], name: str) -> Tensor:
-        """[R]; what names the scenario has no null, as in Embedding."""
-        ids = fed[self.prefix + "ids"][:, self.ids.index(name)]
-        return ids.clamp(min=OOV) if self.role[name] == "scenario" else ids
+    def _ids(self, fed: Mapping[str, Tensor], kind: str, table: str) -> Tensor:
+        """[R, n]; what names the scenario has no null, as in Embedding."""
+        ids = fed[self.prefix + "ids"].index_select(1, getattr(self, f"columns_{kind}_{table}"))
+        return torch.maximum(ids, getattr(self, f"least_{kind}_{table}"))
 
     def _pool(self, name: str, vectors: Tensor, there: Tensor, weight: Tensor | None) -> Tensor:
         """[R, L, D] -> [R, D]"""
