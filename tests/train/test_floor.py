@@ -20,12 +20,19 @@ def test_counting_leaves_the_model_and_chance_as_they_were(said):
     assert all(p.grad is None for p in m.parameters()) and not m.embedding.take_gradients()
 
 
-@pytest.mark.parametrize("rows", [12, 64])                        # torch's products, and oneDNN's
+@pytest.mark.parametrize("rows", [12, 64])
 def test_a_backward_costs_twice_its_forward(rows):
     m = model(config(model={"name": "shared_bottom", "represent": {"hidden": [7, 5]}, "predict": {"hidden": [3]}}))
     b = batch(rows=rows)
     forward = m.embedding.flat_width * 7 + 7 * 5 + 3 * (5 * 3 + 3 * 1)
     assert sum(n * a * k * p for n, a, k, p in products(m, b)) == 3 * rows * forward
+
+
+def test_what_a_kernel_does_in_one_pass_is_counted_as_products_too():
+    m, b = model(config(model={"name": "mmoe", "represent": {"experts": 4, "hidden": [7]}})), batch(rows=64)
+    flat = m.embedding.flat_width
+    forward = flat * 4 * 7 + 3 * flat * 4 + 3 * 4 * 7 + 3 * (7 * 64 + 64)
+    assert sum(n * a * k * p for n, a, k, p in products(m, b, backward=False)) == 64 * forward
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])

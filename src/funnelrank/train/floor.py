@@ -80,9 +80,9 @@ def work_of(model: RankingModel, batch: Batch, updates: RowUpdates, average: Ave
 def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[Product]:
     """Every matrix product of the network, forward and, unless that is left out, backward to its inputs.
 
-    On a copy of the network.
+    On a copy of the network in float64, in which no kernel of ours does products that could not be seen.
     """
-    slots = deepcopy(model.slots).train()
+    slots = deepcopy(model.slots).double().train()
     with torch.random.fork_rng(devices=[]):
         with torch.no_grad():
             x = model.embedding(batch)
@@ -97,8 +97,8 @@ def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[P
 class _Products(TorchDispatchMode):
     """Notes the shapes of all products while it is entered."""
 
-    PLACES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::mv": 0, "aten::addmv": 1,
-              "mkldnn::_linear_pointwise": 0}                        # of the left operand
+    PLACES = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::mv": 0,
+              "aten::addmv": 1}                                      # of the left operand
 
     def __init__(self):
         super().__init__()
@@ -108,8 +108,6 @@ class _Products(TorchDispatchMode):
         name = func._schema.name
         if name in self.PLACES:
             left, right = (args[self.PLACES[name] + i].shape for i in (0, 1))
-            if name.startswith("mkldnn"):                            # x W^T
-                right = right[::-1]
             n, right = (left[0], right[1:]) if len(left) == 3 else (1, right)
             self.found.append(Product(n, *left[-2:], right[1] if len(right) > 1 else 1))
         return func(*args, **(kwargs or {}))
@@ -119,7 +117,7 @@ def _leaves(x: Inputs) -> Inputs:
     """The same inputs, each a leaf that wants a gradient, as the embedding's outputs do."""
     def leaf(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.detach().requires_grad_() if value.is_floating_point() else value
+            return value.detach().double().requires_grad_() if value.is_floating_point() else value
         if isinstance(value, History):
             return History(leaf(value.values), value.offsets, leaf(value.target))
         return {k: leaf(v) for k, v in value.items()} if isinstance(value, dict) else value
