@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="the cells' names")
     parser.add_argument("--window", type=float, help="CPU seconds of a window (at most 26)")
     parser.add_argument("--windows", type=int, help="windows of each side")
+    parser.add_argument("--minutes", type=float, help="begin no cell later; call again for those left")
     parser.add_argument("--fresh", action="store_true", help="measure again what is already there")
     parser.add_argument("--out", type=Path, help="folder for bench.json, bench.svg and speed.md's table "
                                                  "(default: docs, of a complete run)")
@@ -52,13 +53,16 @@ def main() -> int:
         return 0
     if not PEERS.exists() and any(s and s.program != "ours" for c in cells for s in (c.ours, c.other)):
         parser.error(f"the peers are not installed in {PEERS.parents[1].name}; `make bench` installs them")
-    code, started, results, failed = code_hash(), time.monotonic(), [], []
+    code, started, results, failed, left = code_hash(), time.monotonic(), [], [], []
     for number, cell in enumerate(cells, 1):
         path = place(cell, plan, code)
         result = None if said.fresh else kept(path)
         note = "kept"
         if result is None:
             begun = time.monotonic()
+            if said.minutes is not None and begun - started >= 60 * said.minutes:
+                left.append(cell.name)
+                continue
             try:
                 result = summary(cell, run(cell, plan)) | {"measured": time.strftime("%Y-%m-%d")}
             except Failed as error:
@@ -74,6 +78,8 @@ def main() -> int:
     complete = len(results) == len(CELLS) and plan == Plan()
     if said.out or complete:
         write(said.out or ROOT / "docs", results, machine())
+    if left:
+        print(f"left for another call: {' '.join(left)}", file=sys.stderr)
     if failed:
         print(f"failed: {' '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

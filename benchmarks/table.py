@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -42,11 +43,11 @@ def row(result: Result) -> tuple[str, ...]:
     kind, sides = result["kind"], result["sides"]
     rate = lambda side: f"{short(sides[side][0])}/s ({short(sides[side][1])}..{short(sides[side][2])})" \
         if side in sides else ""
-    median, low, high = result["value"]
+    middle, low, high = result["value"]
     goal = "" if result["must"] is None else said(kind, result["must"]) + (
         f" ({said(kind, result['stretch'])})" if result["stretch"] else "")
     return (result["work"], result["against"], rate("ours"), rate("other"),
-            f"{said(kind, median)} ({said(kind, low)}..{said(kind, high)})", goal, verdict(result))
+            f"{said(kind, middle)} ({said(kind, low)}..{said(kind, high)})", goal, verdict(result))
 
 
 def text(results: Sequence[Result]) -> str:
@@ -58,9 +59,13 @@ def text(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result], machine: dict[str, Any]) -> str:
     days = sorted({r["measured"] for r in results})
+    spent = [w["cpu"] for r in results for w in r["windows"]["ours"]]
+    most = max(len(r["windows"]["ours"]) for r in results)
+    windows = f"{most} windows of about {median(spent):.0f} CPU seconds a side"
     lines = [f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} on {machine['processor']}, "
              f"{machine['cores']} cores, {machine['system']}, Python {machine['python']}, torch {machine['torch']}. "
-             "Rows per CPU second: median (lowest..highest window). Results: of the medians (range of the pairs).",
+             f"{windows}. Rows per CPU second: median (lowest..highest window). Results: of the medians (range of "
+             "the pairs).",
              "", "| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row(r)) + " |" for r in results)])
 

@@ -186,6 +186,15 @@ def test_a_stopped_run_goes_on_and_only_a_whole_one_is_written(driven, tmp_path,
     assert main("--fresh", "--only", "loader", "auc-sklearn") == 0 and calls == ["loader", "auc-sklearn"]
 
 
+def test_minutes_leave_cells_for_another_call(driven, tmp_path, capsys):
+    main, calls, _ = driven
+    assert main("--only", "loader") == 0 and calls == ["loader"]
+    assert main("--minutes", "0", "--only", "loader", "gauc", "--out", str(tmp_path / "docs")) == 0 and calls == []
+    assert "left for another call: gauc" in capsys.readouterr().err
+    page = (tmp_path / "docs" / "speed.md").read_text()
+    assert "shuffled loader alone" in page and "4 windows of about 1 CPU seconds a side" in page
+
+
 def test_quick_runs_fewer_cells_and_writes_nothing(driven, tmp_path, capsys):
     main, calls, _ = driven
     assert main("--quick") == 0 and 0 < len(calls) < len(CELLS) / 2
