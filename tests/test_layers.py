@@ -21,7 +21,7 @@ LAYERS = [
     ["train", "evaluate", "artefact", "export"],
     ["start", "continued"],
     ["flow"],
-    ["describe", "api", "again", "runs", "doctor", "simulate", "schema_file", "reference"],
+    ["describe", "api", "again", "runs", "transfer", "doctor", "simulate", "schema_file", "reference"],
     ["console"],
     ["serve"],
     ["cli"],

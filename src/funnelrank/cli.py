@@ -279,6 +279,41 @@ def compare(runs: list[Path], /, *, metrics: Words = None, scenarios: bool = Tru
 
 
 @app.command
+def transfer(config: Path, /, *, sets: Sets = None, tasks: Words = None, scenarios: Words = None,
+             metrics: Words = None) -> None:
+    """What does learning together cost or gain each task and each scenario?
+
+    Trains the config as it is, a model of each task alone and one of each scenario's rows alone, each into a folder of
+    its own, and tests the joint model against them on the same test rows. Stopped, it goes on when given again. For
+    example:
+
+      funnelrank transfer demo.yaml
+      funnelrank transfer demo.yaml --tasks buy --scenarios home,search
+
+    Parameters
+    ----------
+    config
+        The YAML file. Runs go to <train.out>-transfer.
+    tasks
+        Which to train alone, separated by commas; default all, 'none' for none.
+    scenarios
+        Which to train alone; default the eight with the most rows, 'none' for none.
+    metrics
+        Which differences to test, by default auc, gauc_frozen (or gauc) and logloss.
+    """
+    from funnelrank import transfer as together
+    which = lambda words: None if words is None else [w for w in _split(words) if w != "none"]
+    with Console() as console:
+        found = together.transfer(_load(config, sets), tasks=which(tasks), scenarios=which(scenarios),
+                                  metrics=_split(metrics) or None, report=console.watch)
+    say(f"{found.split}, the joint model against models trained apart")
+    show_table(together.shown(found), texts=("of", "apart", "task", "metric", "verdict"))
+    say("")
+    for line in (*together.words(found), "", *found.notes, f"{found.folder}: transfer.json, transfer.md, a run each"):
+        say(line)
+
+
+@app.command
 def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
     """List finished runs by one number, the best first.
 

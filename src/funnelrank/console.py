@@ -66,6 +66,8 @@ class Console:
                 loss = "  ".join(f"{task} {value:.4f}" for task, value in event["loss"].items() if value is not None)
                 self._advance("train", event["step"], event.get("steps"),
                               f"step {event['step']:,}  loss {loss}  {event['rows_per_s']:,} rows/s")
+            case "part":
+                self._line(f"{event['name']}: {event['folder']}")
             case "seed":
                 self._line(f"seed {event['seed']}: {event['folder']}")
             case "continue":

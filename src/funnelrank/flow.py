@@ -86,7 +86,8 @@ def open_data(config: Config, report: Report = silent, events: Mapping[str, Any]
     for split in SPLITS:
         rows = given.get(split, getattr(data, split))
         if rows is not None:
-            sources[split] = open_source(rows, by_hand(data) if split in given else data, split)
+            sources[split] = rows if isinstance(rows, Source | Sifted) else open_source(
+                rows, by_hand(data) if split in given else data, split)
             sources[split].require(schema.of_files().log_columns(), who_reads(schema))
             views = {c: f"evaluate.{key}" for key in ("cold", "gauc_by") for c in getattr(
                 config.settings.evaluate, key) or () if key == "cold" or split != "train"}

@@ -80,7 +80,7 @@ def compare(contestants: Sequence[Contestant], metrics: Sequence[str] = DEFAULT,
                         [s.get(place) for s in theirs])
             for other, theirs in zip(others, spreads[1:]) for place in places]
     for family in (lambda r: r["scenario"] is None, lambda r: r["scenario"] is not None):
-        _holm([r for r in rows if family(r) and r["p"] is not None])
+        judge([r for r in rows if family(r) and r["p"] is not None])
     return Comparison(base.name, base.seeds[0].split, rows, _notes(contestants, evaluate, tasks))
 
 
@@ -208,10 +208,10 @@ def _mean(spreads: Sequence[Spread]) -> Spread:
     return combined(spreads, [1 / len(spreads)] * len(spreads))
 
 
-def _holm(family: Sequence[dict[str, Any]]) -> None:
+def judge(family: Sequence[dict[str, Any]]) -> None:
     """Corrected p values, and who is better where one is below ALPHA, written into the rows."""
     for row, p in zip(family, holm([r["p"] for r in family])):
-        row["p_corrected"] = p
+        row["p_corrected"], row["better"] = p, None
         if p < ALPHA:
             row["better"] = row["run"] if row["difference"] * DIRECTION[row["metric"]] > 0 else row["base"]
 

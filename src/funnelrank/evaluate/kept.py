@@ -58,7 +58,7 @@ def keep_scores(folder: Path, split: str, scores: Scores, frozen: Scores | None,
         path, {k: torch.from_numpy(v) for k, v in arrays.items()})}, {
         **about, "split": split, "tasks": list(scores.tasks), "kinds": list(scores.kinds),
         "parents": list(scores.parents), "scenarios": [str(s) for s in scenarios],
-        "evaluate": evaluate.model_dump(mode="json"), "of": total, "rows": _rows_of(kept, scenarios)})
+        "evaluate": evaluate.model_dump(mode="json"), "of": total, "rows": rows_of(kept, scenarios)})
 
 
 def open_scores(folder: Path) -> Kept:
@@ -80,7 +80,7 @@ def _chosen(user: np.ndarray | None, rows: int, most: int) -> np.ndarray | slice
     return mixed < np.partition(mixed, most)[most]
 
 
-def _rows_of(scores: Scores, scenarios: Sequence[str]) -> dict[str, Any]:
+def rows_of(scores: Scores, scenarios: Sequence[str]) -> dict[str, Any]:
     """Hashes of everything about the rows that is no model's doing."""
     names = np.array([NULL, UNSEEN, *map(str, scenarios)])
     place = None if scores.scenario is None else np.char.encode(names, "utf-8")[scores.scenario]

@@ -68,7 +68,7 @@ def cold_rows(split: str, scores: Scores, evaluate: settings.Evaluate,
             mine = (counts >= low) & (counts <= high)
             if mine.any() and binary:
                 found += [r | {"metric": f"{r['metric']}@{column}:{bucket}"} for r in measure(
-                    split, _part(scores, mine), evaluate) if r["metric"] in COLD]
+                    split, part(scores, mine), evaluate) if r["metric"] in COLD]
     return found
 
 
@@ -134,7 +134,8 @@ def score_drift_rows(split: str, before: Scores, after: Scores) -> list[dict[str
     return found
 
 
-def _part(scores: Scores, rows: np.ndarray) -> Scores:
+def part(scores: Scores, rows: np.ndarray) -> Scores:
+    """Some rows [n] bool of them."""
     arrays = ("log_p", "log_not_p", "mean", "labels", "scenario", "user")
     return replace(scores, **{k: np.asarray(v)[rows] for k in arrays if (v := getattr(scores, k)) is not None})
 
