@@ -34,6 +34,7 @@ def forgotten(monkeypatch):
     """Modules that a test imports are gone after it."""
     before = set(sys.modules)
     monkeypatch.setattr(own_parts, "_imported", {})
+    monkeypatch.setattr(own_parts, "_sources", {})
     yield
     for name in set(sys.modules) - before:
         if not (getattr(sys.modules[name], "__file__", None) or "").startswith(sys.prefix):
@@ -103,6 +104,10 @@ def test_code_that_changed_does_not_go_on_with_a_run(shop, capsys):
     (shop / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
     with open(shop / "my_parts.py", "a") as file:
         file.write("# another word\n")
+    assert said(capsys, *trained)[0] == 0                  # this process has imported the text that was there before
+    (shop / "run" / "run.json").write_text(json.dumps(record | {"state": "running"}))
+    del sys.modules["my_parts"]
+    own_parts._sources.clear()
     code, err = said(capsys, *trained)
     assert code == 2 and "has not finished, of another config or data (code of my_parts:Gated was" in err
 

@@ -16,7 +16,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from funnelrank.together import SLOTS
 
 FORM = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 CODE = "code of "         # begins the key of a digest
+LONGEST = 200             # characters of a name
 HOW = "--allow-code (in Python: allow_code=True)"
 FAULTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
           SyntaxError, TypeError, ValueError)         # whatever code of others may raise
 _imported: dict[str, type] = {}           # name -> class, of all that was allowed in this process
+_sources: dict[str, str] = {}             # module -> hash of its text when it was imported
 
 
 def is_own(name: Any) -> bool:
@@ -58,9 +60,12 @@ def imported(name: str) -> type:
 
 def find(name: str, folders: Iterable[Path]) -> type:
     """Imports the class. Raises ConfigError where there is none, or one that is no part."""
-    if not re.fullmatch(FORM, name):
-        raise ConfigError(f"found {name!r}; a part of your own is named module:Class, as in my_parts:Gated")
+    if not re.fullmatch(FORM, name) or len(name) > LONGEST:
+        raise ConfigError(f"found {name[:LONGEST]!r}; a part of your own is named module:Class, as in my_parts:Gated")
     module, _, attribute = name.partition(":")
+    if module == "__main__":
+        raise ConfigError(f"{name!r}: a script or a notebook is no module that another process could import; put the "
+                          "class into a file of its own")
     found = getattr(_module(module, [str(folder) for folder in folders]), attribute, None)
     torch = sys.modules.get("torch")
     if not (torch and isinstance(found, type) and issubclass(found, torch.nn.Module)):
@@ -68,6 +73,9 @@ def find(name: str, folders: Iterable[Path]) -> type:
         raise ConfigError(f"'{name}': {module} {what}; a part is a class that derives from torch.nn.Module")
     _refuse_misfits(found, name)
     _imported[name] = found
+    with suppress(OSError, TypeError):                  # compiled modules have no text
+        text = inspect.getsource(sys.modules[module])
+        _sources.setdefault(module, hashlib.sha256(text.encode()).hexdigest()[:12])
     return found
 
 
@@ -136,12 +144,8 @@ def misfits(part: type, said: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 
 def digests(model: Mapping[str, Any]) -> dict[str, str]:
-    """Of each imported part that `model` names, a hash of the file that it was imported from."""
-    found = {}
-    for _, _, name in named(model):
-        if file := inspect.getsourcefile(imported(name)):
-            found[CODE + name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    return found
+    """Of each imported part that `model` names, a hash of its module's text."""
+    return {CODE + name: _sources.get(name.partition(":")[0], "unknown") for _, _, name in named(model)}
 
 
 def built(slot: str, name: str, *given: Any, **keys: Any) -> Any:
@@ -156,7 +160,7 @@ def built(slot: str, name: str, *given: Any, **keys: Any) -> Any:
 
 def blamed(error: BaseException) -> str | None:
     """Where in a part of the user's own an exception arose: 'my_parts.py, line 12'; None if it arose elsewhere."""
-    return _last(error, {inspect.getsourcefile(part) for part in _imported.values()})
+    return _last(error, {getattr(sys.modules.get(part.__module__), "__file__", None) for part in _imported.values()})
 
 
 def _module(module: str, folders: list[str]) -> Any:
