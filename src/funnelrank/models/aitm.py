@@ -25,6 +25,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Needs, Spec
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import MLP, Activation, Linear
+from funnelrank.nn.mix import mixture
 
 
 class InformationTransfer(nn.Module):
@@ -112,9 +113,9 @@ class _Attention(nn.Module):
         self.project = Linear(H, H) if variant == "cross" else None
 
     def forward(self, candidates: Sequence[Tensor]) -> Tensor:
-        if self.variant == "self_gate" and self.heads == 1:
-            return self._one_head(torch.stack(tuple(candidates)))
         u = torch.stack(tuple(candidates), 1)                           # [B, U, H]
+        if self.variant == "self_gate" and self.heads == 1:
+            return self._one_head(u)
         split = lambda a: a.unflatten(-1, (self.heads, self.k))         # [..., H] -> [..., heads, k]
         if self.variant == "self_gate":
             value, query, key = split(self.h1(u)), split(self.h2(u)), split(self.h3(u))
@@ -125,7 +126,7 @@ class _Attention(nn.Module):
         return z if self.project is None else self.project(z)
 
     def _one_head(self, u: Tensor) -> Tensor:
-        """self_gate in fewer products, u [U, B, H]: <W2 u, W3 u> = u' (W2' W3) u, sum_u w_u W1 u = W1 sum_u w_u u."""
+        """self_gate in fewer products, u [B, U, H]: <W2 u, W3 u> = u' (W2' W3) u, sum_u w_u W1 u = W1 sum_u w_u u."""
         asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)
-        weight = ((asked * u).sum(2) / math.sqrt(self.k)).softmax(0)    # [U, B]
-        return self.h1((weight.unsqueeze(2) * u).sum(0))                # [B, H]
+        score = (asked * u).sum(2) / math.sqrt(self.k)                  # [B, U]
+        return self.h1(mixture(score.unsqueeze(1), u).squeeze(1))       # [B, H]
