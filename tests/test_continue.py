@@ -393,3 +393,15 @@ def test_all_seeds_go_on_from_one_run(log, first, tmp_path):
     several = train_seeds(config(log, tmp_path / "s", "b"), 2, continue_from=first.folder)
     marks = [json.loads((r.folder / "run.json").read_text())["before"] for r in several.runs]
     assert marks[0] == marks[1] and marks[0]["manifest"]
+
+
+def test_a_debias_that_is_put_on_or_taken_off_leaves_all_that_is_served(log, tmp_path):
+    model = {"name": "esmm", "represent": {"hidden": [8, 6]}}
+    one = api.train(config(log, tmp_path / "one", "a", "train.epochs=1", model=model))
+    rows = pq.read_table(log / "a.parquet")
+    on, _ = begin(one, config(log, tmp_path / "on", "a", model={**model, "debias": "dr"}))
+    assert on.predict(rows).equals(one.ranker.predict(rows))
+    assert on.model.spec.outputs == (1, 2)
+    two = api.train(config(log, tmp_path / "two", "a", model={**model, "debias": "dcmt"}), continue_from=one.folder)
+    off, _ = begin(two, config(log, tmp_path / "off", "a", model=model))
+    assert off.predict(rows).equals(two.ranker.predict(rows)) and off.model.spec.outputs == (1, 1)
