@@ -1,6 +1,7 @@
 // Small sums over the parts of each row, whose tensors [rows, parts, width] torch would walk through several times:
 //
 //   mix      gate = softmax over parts of score,  out_v = sum_n gate_vn x_n       what a mixture of experts gives
+//   gate     the same of one view whose scores are scale <key_n, x_n>             what AITM's candidates ask themselves
 //   pairs    sum_f v_f and sum_f v_f^2                                            all that FM's pairs need
 //
 // A plain C interface over raw pointers, called through ctypes by src/funnelrank/nn/mix.py, which owns every buffer.
@@ -28,6 +29,15 @@ struct Mix {
     float *out;                      // [rows, views, width]
     const float *g;                  // [rows, views, width] the gradient of out
     float *dscore, *dx;
+};
+
+struct Gate {
+    int64_t rows, parts, width, threads;
+    const float *key, *x;            // [rows, parts, width]
+    float *gate, *out;               // [rows, parts], [rows, width]
+    const float *g;                  // [rows, width] the gradient of out
+    float *dkey, *dx;
+    float scale;
 };
 
 struct Pairs {
@@ -59,15 +69,31 @@ inline float power(float x) {
     return p * scale;
 }
 
+inline float dot(const float *a, const float *b, int64_t n) {              // one order, whatever the vectors' width
+    float lane[16] = {}, sum = 0;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++) lane[k] += a[i + k] * b[i + k];
+    for (int k = 0; k < 16; k++) sum += lane[k];
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+// Scores in `gate` become shares that sum to 1.
+inline void softmax(float *gate, int64_t n) {
+    float most = gate[0], total = 0;
+    for (int64_t i = 1; i < n; i++) most = gate[i] > most ? gate[i] : most;
+    for (int64_t i = 0; i < n; i++) gate[i] = power(gate[i] - most);
+    for (int64_t i = 0; i < n; i++) total += gate[i];
+    for (int64_t i = 0; i < n; i++) gate[i] /= total;
+}
+
 CLONES void mix_rows(const Mix &m, int64_t low, int64_t high) {
     const int64_t V = m.views, N = m.parts, H = m.width;
     for (int64_t i = low * V; i < high * V; i++) {
-        const float *score = m.score + i * N;
-        float *gate = m.gate + i * N, most = score[0], total = 0;
-        for (int64_t n = 1; n < N; n++) most = score[n] > most ? score[n] : most;
-        for (int64_t n = 0; n < N; n++) gate[n] = power(score[n] - most);
-        for (int64_t n = 0; n < N; n++) total += gate[n];
-        for (int64_t n = 0; n < N; n++) gate[n] /= total;
+        float *gate = m.gate + i * N;
+        for (int64_t n = 0; n < N; n++) gate[n] = m.score[i * N + n];
+        softmax(gate, N);
         const float *x = m.x + i / V * N * H;
         float *__restrict out = m.out + i * H;
         for (int64_t h = 0; h < H; h++) out[h] = gate[0] * x[h];
@@ -92,16 +118,41 @@ CLONES void mix_rows_back(const Mix &m, int64_t low, int64_t high) {
                     for (int64_t h = 0; h < H; h++) to[h] = share * g[h];
                 else
                     for (int64_t h = 0; h < H; h++) to[h] += share * g[h];
-                float lane[16] = {}, dot = 0;                              // one order, whatever the vectors' width
-                int64_t h = 0;
-                for (; h + 16 <= H; h += 16)
-                    for (int k = 0; k < 16; k++) lane[k] += g[h + k] * part[h + k];
-                for (int k = 0; k < 16; k++) dot += lane[k];
-                for (; h < H; h++) dot += g[h] * part[h];
-                dscore[n] = dot;
-                mean += share * dot;
+                dscore[n] = dot(g, part, H);
+                mean += share * dscore[n];
             }
             for (int64_t n = 0; n < N; n++) dscore[n] = gate[n] * (dscore[n] - mean);
+        }
+    }
+}
+
+CLONES void gate_rows(const Gate &m, int64_t low, int64_t high) {
+    const int64_t N = m.parts, H = m.width;
+    for (int64_t b = low; b < high; b++) {
+        const float *key = m.key + b * N * H, *x = m.x + b * N * H;
+        float *gate = m.gate + b * N, *__restrict out = m.out + b * H;
+        for (int64_t n = 0; n < N; n++) gate[n] = m.scale * dot(key + n * H, x + n * H, H);
+        softmax(gate, N);
+        for (int64_t h = 0; h < H; h++) out[h] = gate[0] * x[h];
+        for (int64_t n = 1; n < N; n++)
+            for (int64_t h = 0; h < H; h++) out[h] += gate[n] * x[n * H + h];
+    }
+}
+
+CLONES void gate_rows_back(const Gate &m, int64_t low, int64_t high) {
+    const int64_t N = m.parts, H = m.width;
+    for (int64_t b = low; b < high; b++) {
+        const float *gate = m.gate + b * N, *g = m.g + b * H;
+        float mean = 0;
+        for (int64_t n = 0; n < N; n++) mean += gate[n] * dot(g, m.x + (b * N + n) * H, H);
+        for (int64_t n = 0; n < N; n++) {
+            const float *key = m.key + (b * N + n) * H, *x = m.x + (b * N + n) * H;
+            float *__restrict dkey = m.dkey + (b * N + n) * H, *__restrict dx = m.dx + (b * N + n) * H;
+            const float share = gate[n], slope = m.scale * share * (dot(g, x, H) - mean);
+            for (int64_t h = 0; h < H; h++) {
+                dkey[h] = slope * x[h];
+                dx[h] = slope * key[h] + share * g[h];
+            }
         }
     }
 }
@@ -144,6 +195,10 @@ void share_out(const Work &work) {
 EXPORT void mix_forward(const Mix *m) { share_out<Mix, mix_rows>(*m); }
 
 EXPORT void mix_backward(const Mix *m) { share_out<Mix, mix_rows_back>(*m); }
+
+EXPORT void gate_forward(const Gate *m) { share_out<Gate, gate_rows>(*m); }
+
+EXPORT void gate_backward(const Gate *m) { share_out<Gate, gate_rows_back>(*m); }
 
 EXPORT void pairs_forward(const Pairs *p) { share_out<Pairs, pair_rows>(*p); }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 6                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 7                                         # of the interface; csrc/rows.cpp says the same
 FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
@@ -33,6 +33,8 @@ FUNCTIONS = {                                       # name -> result, arguments
     "norm_backward": (None, [_POINTER]),
     "mix_forward": (None, [_POINTER]),
     "mix_backward": (None, [_POINTER]),
+    "gate_forward": (None, [_POINTER]),
+    "gate_backward": (None, [_POINTER]),
     "pairs_forward": (None, [_POINTER]),
     "pairs_backward": (None, [_POINTER]),
     "take_lists": (_NUMBER, [_POINTER]),

@@ -30,6 +30,15 @@ def test_a_mixture_is_the_softmax_and_the_sum_written_out(B, V, N, H, threads):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("B, N, H", [(64, 2, 16), (5, 3, 33), (2, 1, 1), (0, 2, 4)])
+def test_a_gated_sum_is_its_formula(B, N, H):
+    torch.manual_seed(0)
+    key, x = 3 * torch.randn(B, N, H), torch.randn(B, N, H)
+    written = lambda k, x: (((k * x).sum(2) * 0.3).softmax(1).unsqueeze(2) * x).sum(1)
+    for a, b in zip(with_gradients(lambda k, x: mix.gated_sum(k, x, 0.3), key, x), with_gradients(written, key, x)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
 def test_a_mixture_of_scores_far_apart_or_not_finite():
     x, inf, nan = torch.randn(3, 3, 4), float("inf"), float("nan")
     score = torch.tensor([[[0.0, -1e4, 300.0]], [[-inf, 0.0, -inf]], [[0.0, nan, 1.0]]])

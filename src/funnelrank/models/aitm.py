@@ -25,7 +25,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Needs, Spec
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import MLP, Activation, Linear
-from funnelrank.nn.mix import mixture
+from funnelrank.nn.mix import gated_sum
 
 
 class InformationTransfer(nn.Module):
@@ -128,5 +128,4 @@ class _Attention(nn.Module):
     def _one_head(self, u: Tensor) -> Tensor:
         """self_gate in fewer products, u [B, U, H]: <W2 u, W3 u> = u' (W2' W3) u, sum_u w_u W1 u = W1 sum_u w_u u."""
         asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)
-        score = (asked * u).sum(2) / math.sqrt(self.k)                  # [B, U]
-        return self.h1(mixture(score.unsqueeze(1), u).squeeze(1))       # [B, H]
+        return self.h1(gated_sum(asked, u, 1 / math.sqrt(self.k)))      # [B, H]

@@ -11,12 +11,20 @@ from torch.autograd.function import once_differentiable
 from funnelrank.kernels import at, library, struct, threads
 
 _MIX = struct(n="rows views parts width threads", p="score x gate out g dscore dx")
+_GATE = struct(n="rows parts width threads", p="key x gate out g dkey dx", f="scale")
 _PAIRS = struct(n="rows parts width threads", p="v sum square gsum gsquare dv")
 
 
 def mixture(score: Tensor, x: Tensor) -> Tensor:
     """h_v = sum_n softmax_n(score_v) x_n: score [B, V, N], x [B, N, H] -> [B, V, H]."""
     return _Mixture.apply(score, x) if _fits(score, x) else torch.bmm(score.softmax(2), x)
+
+
+def gated_sum(key: Tensor, x: Tensor, scale: float) -> Tensor:
+    """h = sum_n softmax_n(scale <key_n, x_n>) x_n: key and x [B, N, H] -> [B, H]."""
+    if _fits(key, x):
+        return _Gated.apply(key, x, scale)
+    return torch.bmm((scale * (key * x).sum(2)).softmax(1).unsqueeze(1), x).squeeze(1)
 
 
 def sum_and_squares(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +56,27 @@ class _Mixture(torch.autograd.Function):
         library().mix_backward(ctypes.byref(_MIX(*gate.shape, x.shape[2], threads(), *map(at, (
             None, x, gate, None, g, dscore, dx)))))
         return dscore, dx
+
+
+class _Gated(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, key, x, scale):
+        key, x = key.contiguous(), x.contiguous()
+        gate, out = x.new_empty(x.shape[:2]), x.new_empty(len(x), x.shape[2])
+        library().gate_forward(ctypes.byref(_GATE(*x.shape, threads(), *map(at, (key, x, gate, out)), scale=scale)))
+        ctx.save_for_backward(key, x, gate)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        key, x, gate = ctx.saved_tensors
+        g, dkey, dx = g.contiguous(), torch.empty_like(key), torch.empty_like(x)
+        library().gate_backward(ctypes.byref(_GATE(*x.shape, threads(), *map(at, (
+            key, x, gate, None, g, dkey, dx)), scale=ctx.scale)))
+        return dkey, dx, None
 
 
 class _Sums(torch.autograd.Function):
