@@ -3,6 +3,7 @@
 # make test-peers  our layers and models beside torch-rechub's and FuxiCTR's, under the same weights, in .bench-env
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
+# make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour
 # make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
@@ -16,7 +17,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test test-peers chaos grid costs fuzz lint install bench bench-quick contest
+.PHONY: run test test-peers chaos chaos-serve grid costs fuzz lint install bench bench-quick contest
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -31,6 +32,9 @@ test-peers: .bench-env/tests
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/chaos_files.py
+
+chaos-serve: $(INSTALLED)
+	$(BIN)/python benchmarks/chaos_serve.py
 
 grid: $(INSTALLED)
 	$(BIN)/python tests/models/grid.py

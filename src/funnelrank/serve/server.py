@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,9 @@ def write_line(said: Mapping[str, Any]) -> None:
     """The log: one JSON object a line, on stdout."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-    sys.stdout.write(json.dumps({"time": stamp, **said}, ensure_ascii=True) + "\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):              # who read the log has gone; requests go on
+        sys.stdout.write(json.dumps({"time": stamp, **said}, ensure_ascii=True) + "\n")
+        sys.stdout.flush()
 
 
 class _Uvicorn(uvicorn.Server):
