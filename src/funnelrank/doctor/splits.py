@@ -213,7 +213,7 @@ def rows_in_blocks(log: Log) -> Iterator[Finding]:
     for t, task in log.binary:
         y = split.labels[:, t]
         both = inner & ~np.isnan(y[1:]) & ~np.isnan(y[:-1])
-        rate = float(np.nanmean(y))
+        rate = _rate(y)
         expected = 2 * rate * (1 - rate)
         if min(rate, 1 - rate) * len(y) < LEAST or not both.any():
             continue
@@ -254,7 +254,7 @@ def rates_move(log: Log) -> Iterator[Finding]:
     """Labels that are far more, or less, often 1 in a held-out split, or at the end of train."""
     for t, task in log.binary:
         y = log.train.labels[:, t]
-        rate, positives = float(np.nanmean(y)), int(np.nansum(y))
+        rate, positives = _rate(y), int(np.nansum(y))
         if not LEAST <= positives < (~np.isnan(y)).sum() - LEAST:
             continue
         for split in log.held_out:
@@ -347,7 +347,7 @@ def odd_scenarios(log: Log) -> Iterator[Finding]:
                       "scenarios; choose a column of few values.", {"values": len(known)})
     for (t, task), code in product(log.binary, known[counts >= LEAST]):
         y = log.train.labels[s == code, t]
-        seen, base = y[~np.isnan(y)], float(np.nanmean(log.train.labels[:, t]))
+        seen, base = y[~np.isnan(y)], _rate(log.train.labels[:, t])
         if len(seen) and min(base, 1 - base) * len(seen) > SILENT and seen.min() == seen.max():
             yield Finding("odd_scenarios", "warning", "data.scenario",
                           f"every one of {len(seen):,} labels of '{task}' in scenario "
@@ -395,12 +395,18 @@ def odd_users(log: Log) -> Iterator[Finding]:
 
 # ---- parts
 
+def _rate(y: np.ndarray) -> float:
+    """Mean of the observed labels; 0 where there is none."""
+    seen = y[~np.isnan(y)]
+    return float(seen.mean()) if len(seen) else 0.0
+
+
 def _events(split: Split) -> np.ndarray:
-    """A hash of user, time and ids of each row [n]."""
+    """A hash of user, time and ids of each row that has user and time."""
     whole = split.user ^ splitmix64(np.ascontiguousarray(split.time).view(np.uint64))
     for codes in split.keys.values():
         whole = splitmix64(whole) ^ codes
-    return whole
+    return whole[(split.user != 0) & np.isfinite(split.time)]
 
 
 def _coincidence(log: Log, split: Split, count: int) -> bool:
