@@ -15,7 +15,7 @@ import torch
 
 from funnelrank import api, load_config, wide
 
-METRICS = ("auc", "gauc", "gauc_frozen", "pcoc", "ece", "logloss", "rmse")
+METRICS = ("auc", "gauc", "gauc_frozen", "pcoc", "ece", "logloss", "rmse", "gini", "auc_positive")
 
 
 def main() -> None:
