@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -128,4 +129,6 @@ def test_an_example_on_the_simulated_log_trains_and_scores(example, small_log, t
         edits += [f"embedding.init_from={fm.config.settings.train.out}"]
     ranker = Ranker(example, *edits).fit()
     scores = ranker.predict(str(small_log / "test.parquet"))
-    assert len(scores) and all(0 <= p <= 1 for task in ("click", "buy") for p in scores[task].to_pylist())
+    shares = [s.name for s in ranker.config.schema.served if s.of_class is not None or s.name in ("click", "buy")]
+    assert len(scores) and all(0 <= p <= 1 for name in shares for p in scores[name].to_pylist())
+    assert all(np.isfinite(scores[name].to_numpy()).all() for name in scores.column_names)

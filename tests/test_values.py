@@ -2,13 +2,20 @@
 
 import math
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from made import batch, config, model
 from torch.distributions import LogNormal, Poisson
 
-from funnelrank import values
+from funnelrank import values, wide
+from funnelrank.api import Ranker
+from funnelrank.data.labels import read_labels
+from funnelrank.errors import ConfigError, DataError
 from funnelrank.funnel import Funnel
 from funnelrank.loss import task_losses
+from funnelrank.schema import resolve
 
 G = torch.Generator().manual_seed(0)
 Z = torch.randn(60, 3, generator=G, dtype=torch.float64)
@@ -69,3 +76,74 @@ def test_an_amount_that_was_not_observed_gives_its_outputs_no_gradient():
     z = torch.tensor([[0.1, 500.0, 500.0], [0.1, 1.0, 1.0]], requires_grad=True)
     task_losses(funnel, funnel(z), torch.tensor([[float("nan")], [2.0]]), torch.ones(2)).sum().backward()
     assert (z.grad[0] == 0).all() and z.grad[1].isfinite().all() and z.grad[1].abs().min() > 0
+
+
+# ---- classes
+
+DEVICE = {"click": {}, "device": {"kind": "multiclass", "classes": ["phone", "desk", 3], "after": "click"}}
+
+
+def test_multiclass_is_a_softmax_and_starts_at_the_shares():
+    y = torch.arange(60).remainder(3).double()
+    torch.testing.assert_close(values.nll("multiclass", Z, y, ONE, ONE),
+                               torch.nn.functional.cross_entropy(Z, y.long(), reduction="none"))
+    start = torch.tensor([values.starts("multiclass", {"shares": [0.5, 0.3, 0.2]})])
+    torch.testing.assert_close(start.softmax(1), torch.tensor([[0.5, 0.3, 0.2]]))
+
+
+@pytest.mark.parametrize("reading", ["joint", "conditional"])
+def test_classes_are_served_by_name_and_add_up_to_what_comes_before(reading):
+    settings = config({"name": "shared_bottom", "reading": reading}, DEVICE)
+    m, rows = model(settings), batch(20, 2)
+    said, served = m.eval()(rows), {o.name: m.funnel.answer(m(rows), o) for o in resolve(settings).served}
+    classes = ["device=phone", "device=desk", "device=3"]
+    nested = [f"{c}|click" for c in classes] if reading == "conditional" else []
+    assert list(served) == ["click", *classes, *nested]
+    whole = sum(served[c] for c in classes)
+    torch.testing.assert_close(whole, said.mean[:, 0] if reading == "conditional" else torch.ones(20))
+    if nested:
+        torch.testing.assert_close(sum(served[c] for c in nested), torch.ones(20))
+
+
+def test_labels_of_classes_are_read_by_value():
+    schema = resolve(config({"name": "shared_bottom"}, DEVICE))
+    rows = lambda *v: pa.table({"click": [1.0] * len(v), "device": pa.array(v)})
+    assert read_labels(rows("desk", "3", None, "phone"), schema, "f")[:, 1].tolist()[:2] == [1, 2]
+    numbers = resolve(config({"name": "shared_bottom"}, {"device": {"kind": "multiclass", "classes": 3}}))
+    found = read_labels(pa.table({"device": [2.0, float("nan"), 0.0]}), numbers, "f")[:, 0]
+    assert found[0] == 2 and found[1] != found[1] and found[2] == 0
+    with pytest.raises(DataError, match=r"label 'device' is 'tv' on 2 rows \(first: row 1 of it, from 0\); a label of "
+                                        r"'device' is 'phone', 'desk' and '3', or null"):
+        read_labels(rows("desk", "tv", "tv"), schema, "f")
+
+
+@pytest.mark.parametrize("task, sentence", [
+    ({"kind": "multiclass"}, r"tasks.device.*multiclass needs classes"),
+    ({"classes": 3}, r"tasks.device.classes: classes are of kind multiclass, and this is binary"),
+    ({"kind": "multiclass", "classes": ["a", "a"]}, r"tasks.device.classes: classes are at least two values"),
+    ({"kind": "multiclass", "classes": 1}, r"tasks.device.classes: found 1"),
+    ({"kind": "multiclass", "classes": 3, "loss": "focal"}, r"tasks.device.loss: a multiclass has one loss"),
+])
+def test_classes_that_cannot_be_are_refused(task, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        config({"name": "shared_bottom"}, {"device": task})
+
+
+def test_a_multiclass_task_is_learnt_and_measured_from_rows_to_scores(tmp_path):
+    """Three classes that one feature decides, through fit, metrics, a saved artefact and predict."""
+    g = np.random.default_rng(0)
+    item = g.integers(0, 9, 900)
+    frame = pa.table({"item": item.astype(str), "kind": np.array(["low", "mid", "top"])[item // 3],
+                      "click": g.integers(0, 2, 900)})
+    ranker = Ranker({"data": {}, "features": {"item": "id"}, "model": {"name": "shared_bottom"},
+                     "tasks": {"click": {}, "kind": {"kind": "multiclass", "classes": ["low", "mid", "top"]}},
+                     "train": {"epochs": 20, "batch_size": 64, "optimiser": {"lr": 0.01}, "threads": 1,
+                               "out": str(tmp_path)}})
+    ranker.fit(frame)
+    line = wide(ranker.evaluate(frame), "test")
+    assert line["accuracy_kind"] > 0.95 and line["auc_ovr_kind"] > 0.99 and line["logloss_kind"] < 0.2
+    ranker.save(tmp_path / "artefact")
+    scores = Ranker.load(tmp_path / "artefact").predict(frame)
+    assert scores.column_names == ["click", "kind=low", "kind=mid", "kind=top"]
+    top = np.stack([scores[c].to_numpy() for c in scores.column_names[1:]], 1).argmax(1)
+    assert (top == item // 3).mean() == line["accuracy_kind"]

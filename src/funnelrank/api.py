@@ -447,8 +447,7 @@ class Ranker:
             report({"event": "progress", "stage": "score", "rows": done, "total": source.rows})
 
     def _served(self, said: Any) -> dict[str, np.ndarray]:
-        return {o.name: (said.given if o.given else said.mean)[:, o.task].cpu().numpy()
-                for o in self.config.schema.served}
+        return {o.name: self.model.funnel.answer(said, o).cpu().numpy() for o in self.config.schema.served}
 
 
 def artefact_folder(folder: Path) -> Path:

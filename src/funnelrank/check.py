@@ -19,7 +19,8 @@ from funnelrank.together import part_groups, slot_parts
 # They are those of evaluate/table.py with a better and a worse (pcoc has none), which a test compares.
 METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne", "ece"),
            "regression": ("rmse", "mae", "spearman"), "count": ("rmse", "mae", "spearman", "gini", "auc_positive"),
-           "ziln": ("rmse", "mae", "spearman", "gini", "auc_positive")}
+           "ziln": ("rmse", "mae", "spearman", "gini", "auc_positive"),
+           "multiclass": ("accuracy", "logloss", "auc_ovr")}
 
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:

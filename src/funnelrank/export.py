@@ -95,7 +95,7 @@ def differences(model: RankingModel, schema: Schema, rows: Batch, found: Sequenc
         said = model.eval().served(rows)
     apart = {}
     for o, values in zip(schema.served, found):
-        wanted = (said.given if o.given else said.mean)[:, o.task].numpy()
+        wanted = model.funnel.answer(said, o).numpy()
         scale = np.maximum(1, np.abs(wanted))            # probabilities absolutely, larger values relatively
         apart[o.name] = float((np.abs(values - wanted) / scale).max(initial=0))
     return apart

@@ -169,27 +169,33 @@ def device_of(settings: Train) -> torch.device:
     return device
 
 
-def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, float]]:
+def label_statistics(labels: np.ndarray, schema: Schema) -> dict[str, dict[str, Any]]:
     """What each task's observed train labels say: where heads start. Without tasks that nothing was observed of.
 
     mean, std                      of all of them
     positive, log_mean, log_std    of a ziln: the share above 0, mean and standard deviation of their logarithms
+    shares                         of classes
 
     Under every reading but joint those of a step are taken where the step before it happened.
     """
     parents = schema.parents if schema.nested else [None] * len(schema.tasks)
+    classes = {t: np.zeros(len(task.classes)) for t, task in enumerate(schema.tasks) if task.classes}
     plain, logs = np.zeros((3, len(parents))), np.zeros((3, len(parents)))       # count, sum, sum of squares
     for start in range(0, len(labels), 1 << 20):
         y = np.array(labels[start:start + (1 << 20)], dtype=np.float64)
         for t, parent in enumerate(parents):
             seen = ~np.isnan(y[:, t]) if parent is None else ~np.isnan(y[:, t]) & (y[:, parent] == 1)
             plain[:, t] += _sums(y[seen, t])
+            if t in classes:
+                classes[t] += np.bincount(y[seen, t].astype(np.int64), minlength=len(classes[t]))
             if schema.tasks[t].kind == "ziln":
                 logs[:, t] += _sums(np.log(y[seen & (y[:, t] > 0), t]))
     out = {}
     for t, task in enumerate(schema.tasks):
         if n := plain[0, t]:
             out[task.name] = dict(zip(("mean", "std"), _moments(*plain[:, t])))
+            if t in classes:
+                out[task.name]["shares"] = (classes[t] / n).tolist()
             if task.kind == "ziln":
                 out[task.name] |= {"positive": logs[0, t] / n, **(dict(zip(
                     ("log_mean", "log_std"), _moments(*logs[:, t]))) if logs[0, t] else {})}

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnelrank import values
+from funnelrank.schema import Served
 
 
 class Prediction(NamedTuple):
@@ -108,6 +109,14 @@ class Funnel(nn.Module):
                 given.append(value)
         stack = lambda columns: torch.stack(columns, 1)
         return Prediction(logits, stack(log_p), stack(log_not_p), stack(mean), stack(given))
+
+    def answer(self, said: Prediction, served: Served) -> Tensor:
+        """One served column, [B]."""
+        if served.of_class is None:
+            return (said.given if served.given else said.mean)[:, served.task]
+        p = said.logits[:, self.slices[served.task]].softmax(1)[:, served.of_class]
+        parent = self.parents[served.task]
+        return p if served.given or parent is None or not self.nested else p * said.mean[:, parent]
 
     def _log_odds(self, logits: Tensor) -> Tensor:
         """z [B, T] where some task has several outputs; of tasks that are not binary, one that is not read."""

@@ -115,5 +115,5 @@ def starts(kinds: Sequence[str], labels: Sequence[Mapping[str, float]], parents:
             found += [*[0.0] * (n - 1), values.log_odds(p) + shift]
             found += unserved_starts(debias, found[-1]) if debias and parent is not None else []
         else:
-            found += values.starts(kind, label)
+            found += values.starts(kind, label, n)
     return found

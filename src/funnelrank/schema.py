@@ -65,11 +65,13 @@ class TaskColumn(Frozen):
     weight: float
     loss: AnyLoss | None = None
     unserved: int = 0                # outputs that only its loss reads: an imputation, a counterfactual twin
+    classes: tuple[str | int, ...] = ()      # of a multiclass task, in the order of its outputs
 
     @property
     def outputs(self) -> int:
         """How many of the model's outputs are this task's own."""
-        return (3 if self.kind == "ziln" else 2 if self.loss and self.loss.name == "jrc" else 1) + self.unserved
+        own = 3 if self.kind == "ziln" else 2 if self.loss and self.loss.name == "jrc" else 1
+        return (len(self.classes) or own) + self.unserved
 
 
 class Served(Frozen):
@@ -78,6 +80,7 @@ class Served(Frozen):
     name: str
     task: int                        # position among the tasks
     given: bool
+    of_class: int | None = None      # of a multiclass task: the class whose probability it is
 
 
 class TableColumns(Frozen):
@@ -144,9 +147,10 @@ class Schema(Frozen):
         """What is served, in order. A value under the joint reading has one meaning only, whatever it comes after."""
         found = []
         for t, task in enumerate(self.tasks):
-            found.append(Served(name=task.name, task=t, given=False))
+            columns = [(f"{task.name}={c}", k) for k, c in enumerate(task.classes)] or [(task.name, None)]
+            found += [Served(name=name, task=t, given=False, of_class=k) for name, k in columns]
             if task.after and (task.kind == "binary" or self.nested):
-                found.append(Served(name=f"{task.name}|{task.after}", task=t, given=True))
+                found += [Served(name=f"{name}|{task.after}", task=t, given=True, of_class=k) for name, k in columns]
         return found
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:
@@ -530,12 +534,16 @@ def _order_tasks(tasks: Mapping[str, Any], twins: bool, faults: list[str]) -> li
             place(task.after, (*trail, name))
         if not faults:
             ordered[name] = TaskColumn(name=name, label=task.label or name, kind=task.kind, after=task.after,
-                                       weight=task.weight, loss=task.loss,
+                                       weight=task.weight, loss=task.loss, classes=_classes(task.classes),
                                        unserved=int(twins and task.kind == "binary" and task.after is not None))
 
     for name in tasks:
         place(name)
     return list(ordered.values())
+
+
+def _classes(said: int | list[str | int] | None) -> tuple[str | int, ...]:
+    return tuple(range(said)) if isinstance(said, int) else tuple(said or ())
 
 
 def _check_labels(settings: Settings, features: Mapping[str, AnyFeature], faults: list[str]) -> None:

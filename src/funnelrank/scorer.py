@@ -89,7 +89,7 @@ class Scorer(nn.Module):
         x = self._inputs(self.users(fed, self.tables), self.rows(fed, self.tables), fed.get("row_user"))
         x.scenario = scenario
         said = self.model.finished(self.model.funnel(self.model.slots(x)), scenario)
-        return tuple((said.given if o.given else said.mean)[:, o.task] for o in self.outputs)
+        return tuple(self.model.funnel.answer(said, o) for o in self.outputs)
 
     def _inputs(self, users: _Found, rows: _Found, row_user: Tensor | None) -> Inputs:
         spread = lambda v: v[row_user]                                         # [U, ...] -> [B, ...]

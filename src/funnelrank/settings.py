@@ -426,7 +426,7 @@ class Huber(Section):
 
 AnyLoss = Annotated[CrossEntropy | Focal | Pairwise | JRC | Squared | Huber, Field(discriminator="name")]
 LOSSES = {"binary": ("bce", "focal", "pairwise", "jrc"), "regression": ("squared", "huber")}      # others have one
-TaskKind = Literal["binary", "regression", "count", "ziln"]
+TaskKind = Literal["binary", "regression", "count", "ziln", "multiclass"]
 
 
 class Task(Section):
@@ -436,13 +436,24 @@ class Task(Section):
     """The label's column. Default: the task's name."""
     kind: TaskKind = "binary"
     """binary: 0, 1 or null (not observed). regression: squared error. count: Poisson. ziln: an amount that is mostly 0,
-    such as spend, as a zero-inflated lognormal."""
+    such as spend, as a zero-inflated lognormal. multiclass: one of `classes`, by a softmax."""
+    classes: Annotated[int, Field(ge=2, le=1000)] | list[str | int] | None = None
+    """Of a multiclass task: the label's values, as `[mobile, desktop, tv]`, or how many there are, 0, 1, and so on."""
     after: str | None = None
     """The binary task that must happen first, as `after: click`."""
     weight: float = Field(1.0, ge=0)
     """This task's weight in the loss."""
     loss: AnyLoss | None = None
     """What is minimised, of a binary task or a regression; see below. Default: minus the log likelihood of the kind."""
+
+    @model_validator(mode="after")
+    def _classes(self):
+        if (self.kind == "multiclass") != (self.classes is not None):
+            raise ValueError("multiclass needs classes: the label's values, or how many there are"
+                             if self.classes is None else f"classes are of kind multiclass, and this is {self.kind}")
+        if isinstance(self.classes, list) and len(set(map(str, self.classes))) < max(len(self.classes), 2):
+            raise ValueError("classes are at least two values, each written once")
+        return self
 
 
 # ---- embedding

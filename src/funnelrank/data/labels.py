@@ -1,7 +1,8 @@
 """Labels: reading them, and what to do where they and the funnel disagree.
 
 A label is 0, 1 or null for a binary task, a finite number or null for a regression, the same and not below 0
-for a count or a ziln. Null and NaN mean "not observed": no loss, no metric.
+for a count or a ziln, one of its classes (kept as its place among them) for a multiclass task. Null and NaN mean "not
+observed": no loss, no metric.
 
     contradiction   a task is 1 where the task before it is 0. A task before it that is not observed passes
                     the question on: buy = 1, cart = null, click = 0 is a contradiction of buy and click.
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data.parse import numbers
-from funnelrank.errors import DataError, did_you_mean
+from funnelrank.errors import DataError, did_you_mean, listing
 from funnelrank.schema import Schema, TaskColumn
 
 Policy = Literal["raise", "keep", "drop", "repair"]
@@ -49,7 +50,7 @@ def read_labels(table: pa.Table, schema: Schema, where: str) -> np.ndarray:
         values, fault = _numbers(table.column(task.label), task)
         if values is not None:
             wrong = _wrong(values, task)
-            fault = _said(values, wrong, task) if wrong.any() else ""
+            fault = _said(table.column(task.label), values, wrong, task) if wrong.any() else ""
             with np.errstate(over="ignore", invalid="ignore"):
                 labels[:, t] = values
         if fault:
@@ -67,7 +68,7 @@ def wrong_labels(table: pa.Table, task: TaskColumn, where: str) -> tuple[np.ndar
     values = _numbers(table.column(task.label), task)[0] if task.label in table.column_names else None
     if values is None or not (wrong := _wrong(values, task)).any():
         return None
-    return wrong, DataError(f"{where}: label '{task.label}' {_said(values, wrong, task)}")
+    return wrong, DataError(f"{where}: label '{task.label}' {_said(table.column(task.label), values, wrong, task)}")
 
 
 def read_weights(column: pa.Array, where: str) -> np.ndarray:
@@ -144,6 +145,8 @@ def _numbers(column: pa.ChunkedArray, task: TaskColumn) -> tuple[np.ndarray | No
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan), ""
+    if task.kind == "multiclass":
+        return _places(column, task), ""
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
             or pa.types.is_decimal(kind)):
         return None, f"is of type {kind}; {_wanted(task)}"
@@ -156,21 +159,43 @@ def _numbers(column: pa.ChunkedArray, task: TaskColumn) -> tuple[np.ndarray | No
 def _wrong(values: np.ndarray, task: TaskColumn) -> np.ndarray:
     """Rows [n] bool of values [n] float64 that the task cannot have."""
     seen = ~np.isnan(values)
+    if task.kind == "multiclass":
+        return values < 0
     if task.kind == "binary":
         return seen & (values != 0) & (values != 1)
     wrong = seen & (np.abs(values) > np.finfo(np.float32).max)
     return wrong | (values < 0) if task.kind in ("count", "ziln") else wrong
 
 
-def _said(values: np.ndarray, wrong: np.ndarray, task: TaskColumn) -> str:
+def _places(column: pa.ChunkedArray, task: TaskColumn) -> np.ndarray:
+    """The place of each value among the task's classes as float64 [n]; NaN for null, -1 for what is none of them."""
+    place = {_spelled(c): k for k, c in enumerate(task.classes)}
+    coded = column.combine_chunks().dictionary_encode()
+    known = [np.nan if v != v else place.get(_spelled(v), -1) for v in coded.dictionary.to_pylist()]
+    places = np.array([*known, np.nan])
+    return places[coded.indices.fill_null(len(places) - 1).to_numpy(zero_copy_only=False)]
+
+
+def _spelled(value: Any) -> str:
+    """A class as a text: 2, 2.0 and '2' are one."""
+    if isinstance(value, float) and value.is_integer() or isinstance(value, bool):
+        value = int(value)
+    return str(value)
+
+
+def _said(column: pa.ChunkedArray, values: np.ndarray, wrong: np.ndarray, task: TaskColumn) -> str:
     rows = np.flatnonzero(wrong)
+    if task.kind == "multiclass":
+        return (f"is {column[int(rows[0])].as_py()!r} on {_rows(len(rows))} (first: {_place(rows[0], None)}); "
+                f"{_wanted(task)}")
     value = float(values[rows[0]])
     shown = int(value) if value.is_integer() and abs(value) < 2**53 else value    # 2, not 2.0
     return f"is {shown} on {_rows(len(rows))} (first: {_place(rows[0], None)}); {_wanted(task)}"
 
 
 def _wanted(task: TaskColumn) -> str:
-    return {"binary": "a binary label is 0, 1 or null",
+    return {"multiclass": f"a label of '{task.name}' is {listing(map(str, task.classes))}, or null",
+            "binary": "a binary label is 0, 1 or null",
             "regression": "a regression label is a finite number or null",
             "count": "a count label is a finite number, 0 or more, or null",
             "ziln": "a ziln label is a finite amount, 0 or more, or null"}[task.kind]

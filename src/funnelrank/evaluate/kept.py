@@ -52,6 +52,7 @@ def keep_scores(folder: Path, split: str, scores: Scores, frozen: Scores | None,
               "mean": cut(scores.mean) if set(scores.kinds) != {"binary"} else None,
               "scenario": cut(scores.scenario), "user": cut(scores.user),
               "frozen": None if frozen is None else cut(frozen.log_p)}
+    arrays |= {f"classes {task}": cut(p) for task, p in scores.classes.items()}
     arrays = {k: v for k, v in arrays.items() if v is not None}
     kept = replace(scores, labels=arrays["labels"], scenario=arrays.get("scenario"), user=arrays.get("user"))
     write_sealed(folder, "scores", {FILE: lambda path: save_tensors(
@@ -66,7 +67,8 @@ def open_scores(folder: Path) -> Kept:
     sealed = open_sealed(folder, "scores")
     about, arrays = sealed.about, {k: v.numpy() for k, v in load_tensors(sealed.path / FILE).items()}
     scores = Scores(about["tasks"], about["kinds"], about["parents"], arrays["log_p"], arrays["log_not_p"],
-                    arrays.get("mean", arrays["log_p"]), arrays["labels"], arrays.get("scenario"), arrays.get("user"))
+                    arrays.get("mean", arrays["log_p"]), arrays["labels"], arrays.get("scenario"), arrays.get("user"),
+                    {k.removeprefix("classes "): v for k, v in arrays.items() if k.startswith("classes ")})
     frozen = replace(scores, log_p=arrays["frozen"]) if "frozen" in arrays else None
     return Kept(about.get("name", folder.parent.name), about["split"], scores, frozen, about["scenarios"],
                 settings.Evaluate.model_validate(about["evaluate"]), about["rows"] | {"of": about["of"]}, about)

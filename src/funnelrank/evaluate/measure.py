@@ -7,7 +7,7 @@ for one, `low` and `high` are None and the note says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Scores:
     """What a model says about n rows and T tasks, beside what happened. Arrays may be memory-mapped."""
 
     tasks: Sequence[str]
-    kinds: Sequence[str]                 # binary | regression | count
+    kinds: Sequence[str]                 # as in Funnel
     parents: Sequence[int | None]        # position of the task that comes before
     log_p: np.ndarray                    # [n, T] of binary tasks, over all impressions; others are not read
     log_not_p: np.ndarray                # [n, T]
@@ -40,6 +40,7 @@ class Scores:
     labels: np.ndarray                   # [n, T], NaN = not observed
     scenario: np.ndarray | None = None   # int [n]: 0 null, 1 unseen in train, s + 2 = names[s]
     user: np.ndarray | None = None       # int [n], -1 = null
+    classes: Mapping[str, np.ndarray] = field(default_factory=dict)    # task -> log p [n, C], given what it comes after
 
 
 class Said(NamedTuple):
@@ -73,7 +74,9 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
     for t, (task, kind, parent) in enumerate(zip(scores.tasks, scores.kinds, scores.parents)):
         columns = {"user": user, "cluster": cluster, "label": _ordered(scores.labels[:, t], order)}
         child_and_parent = ()
-        if kind != "binary":
+        if kind == "multiclass":
+            columns["classes"] = _ordered(scores.classes[task], order)
+        elif kind != "binary":
             columns["mean"] = _ordered(scores.mean[:, t], order)
         else:
             columns["log_p"] = _ordered(scores.log_p[:, t], order)
@@ -94,7 +97,7 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
             place = {"split": split, "task": task, "scenario": scenario,
                      "positives": int(np.count_nonzero(part["label"])) if kind == "binary" else None}
             answers = list(_binary(part, evaluate, empty, draw) if kind == "binary" else
-                           _value(part, kind, empty, draw))
+                           _classes(part, empty) if kind == "multiclass" else _value(part, kind, empty, draw))
             if child_and_parent:
                 answers.append(_violations(*(x[a:b] for x in (*child_and_parent, cluster)), draw))
             for said in answers:
@@ -300,6 +303,13 @@ def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: D
     if kind != "regression":
         yield _said("gini", empty, metrics.gini, part["mean"], part["label"])
         yield _above_zero(part, empty, draw)
+
+
+def _classes(part: Mapping[str, np.ndarray], empty: str | None) -> Iterator[Said]:
+    """Metrics of a multiclass task on its observed rows."""
+    for name, metric in (("accuracy", metrics.accuracy), ("logloss", metrics.class_logloss),
+                         ("auc_ovr", metrics.auc_ovr)):
+        yield _said(name, empty, metric, part["classes"], part["label"])
 
 
 def _above_zero(part: Mapping[str, np.ndarray], empty: str | None, draw: Drawing) -> Said:

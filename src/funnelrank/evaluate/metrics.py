@@ -375,6 +375,32 @@ def spearman(mean: np.ndarray, label: np.ndarray) -> float:
     return _finite(float(np.corrcoef(*ranks)[0, 1]))
 
 
+# ---- classes
+
+def accuracy(log_p: np.ndarray, label: np.ndarray) -> float:
+    """Share of rows whose likeliest class, log_p [n, C], is theirs."""
+    if not len(label):
+        raise Undefined("no rows")
+    return float(np.mean(log_p.argmax(1) == label))
+
+
+def class_logloss(log_p: np.ndarray, label: np.ndarray) -> float:
+    """Mean of -log p of each row's class, in nats."""
+    if not len(label):
+        raise Undefined("no rows")
+    return _finite(float(-np.mean(log_p[np.arange(len(label)), label.astype(np.int64)], dtype=np.float64)))
+
+
+def auc_ovr(log_p: np.ndarray, label: np.ndarray) -> float:
+    """AUC of each class against all others, by its own probability: the mean over classes that some rows are of."""
+    if not len(label):
+        raise Undefined("no rows")
+    found = [auc(log_p[:, k], label == k) for k in range(log_p.shape[1]) if 0 < np.sum(label == k) < len(label)]
+    if not found:
+        raise Undefined("only one class")
+    return float(np.mean(found))
+
+
 def _finite(value: float) -> float:
     if not np.isfinite(value):
         raise Undefined("predictions are not finite")

@@ -39,6 +39,8 @@ METRICS = {
     "spearman": "correlation of ranks",
     "gini": "normalised Gini: how much of all amounts lies with the rows told the most, 1 at best",
     "auc_positive": "AUC of an amount above 0",
+    "accuracy": "share of rows whose likeliest class is theirs",
+    "auc_ovr": "AUC of each class against the others, the mean over classes",
     "mae": "mean absolute error",
     "auc_oracle": "AUC of the true probabilities: no model can do better",
     "logloss_oracle": "log loss of the true probabilities",

@@ -39,7 +39,11 @@ def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: 
                              ("given", said.given), ("labels", batch.labels), ("scenario", batch.scenario),
                              ("user", batch.user)):
             columns[name].append(tensor.cpu().numpy())
-    whole = {k: np.concatenate(v) for k, v in columns.items()}
+        for task, kind, own in zip(model.tasks, model.funnel.kinds, model.funnel.slices):
+            if kind == "multiclass":
+                columns.setdefault(f"={task}", []).append(said.logits[:, own].log_softmax(1).cpu().numpy())
+    whole = {k: np.concatenate(v) for k, v in columns.items() if not k.startswith("=")}
+    classes = {k[1:]: np.concatenate(v) for k, v in columns.items() if k.startswith("=")}
     for t, (kind, parent) in enumerate(zip(model.funnel.kinds, model.funnel.parents)):
         if kind != "binary" and parent is not None and model.funnel.nested:
             seen = ~np.isnan(whole["labels"][:, t])
@@ -48,4 +52,4 @@ def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: 
     return Scores(tasks=model.tasks, kinds=model.funnel.kinds, parents=model.funnel.parents,
                   log_p=whole["log_p"], log_not_p=whole["log_not_p"], mean=whole["mean"], labels=whole["labels"],
                   scenario=whole["scenario"] if schema.scenario else None,
-                  user=whole["user"] if schema.user else None)
+                  user=whole["user"] if schema.user else None, classes=classes)

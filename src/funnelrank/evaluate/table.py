@@ -22,8 +22,9 @@ BINARY = {"auc": 1, "gauc": 1, "gauc_unweighted": 1, "gauc_frozen": 1, "pr_auc":
 NO_INTERVAL = "for an interval"     # ends the note of a value that has no interval
 VALUE = {"rmse": -1, "mae": -1, "pcoc": 0, "spearman": 1}
 AMOUNT = {**VALUE, "gini": 1, "auc_positive": 1}
-KINDS = {"binary": BINARY, "regression": VALUE, "count": AMOUNT, "ziln": AMOUNT}
-OTHER = AMOUNT                      # of any kind but binary
+CLASSES = {"accuracy": 1, "logloss": -1, "auc_ovr": 1}
+KINDS = {"binary": BINARY, "regression": VALUE, "count": AMOUNT, "ziln": AMOUNT, "multiclass": CLASSES}
+OTHER = AMOUNT | CLASSES            # of any kind but binary
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -120,7 +121,8 @@ def show(rows: Sequence[Mapping[str, Any]], split: str) -> Shown:
         if r["split"] == split:
             lines.setdefault((r["task"], r["scenario"]), {})[r["metric"]] = r
     measured = {m for line in lines.values() for m, r in line.items() if r["value"] is not None}
-    columns = [m for m in ("auc", "gauc", "gauc_frozen", "auc_oracle", "logloss", "rmse", "mae", "gini", "pcoc")
+    columns = [m for m in ("auc", "gauc", "gauc_frozen", "auc_oracle", "logloss", "accuracy", "auc_ovr", "rmse", "mae",
+                           "gini", "pcoc")
                if m in measured or m in ("auc", "logloss", "pcoc")]
     table = []
     for (task, scenario), line in lines.items():

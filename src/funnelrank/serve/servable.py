@@ -117,7 +117,7 @@ class Servable:
         with torch.inference_mode():
             if fed is None:
                 said = self.model.served(batch)
-                found = [(said.given if o.given else said.mean)[:, o.task] for o in self.schema.served]
+                found = [self.model.funnel.answer(said, o) for o in self.schema.served]
             else:
                 found = self.scorer(*fed.values())
             values = [t.numpy() for t in found]

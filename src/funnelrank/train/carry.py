@@ -87,6 +87,12 @@ def _settings_changed(old: Model, new: Model, state: bool) -> list[str]:
     for task, kind in zip(new.model.tasks, new.model.funnel.kinds):
         if task not in new.anew and kinds.get(task, kind) != kind:
             faults.append(f"tasks.{task}.kind: was {kinds[task]}, now {kind}; start it anew with --anew {task}")
+    classes = [{n: t.classes for n, t in s.tasks.items()} for s in (was, now)]
+    for task in new.model.tasks:
+        if task not in new.anew and classes[0].get(task, classes[1][task]) != classes[1][task] and (
+                kinds.get(task) == "multiclass"):
+            faults.append(f"tasks.{task}.classes: were {classes[0][task]}, now {classes[1][task]}; start it anew with "
+                          f"--anew {task}")
     return faults
 
 
