@@ -127,20 +127,21 @@ class Batcher:
             servable, told = together[0].servable, Told()
             try:
                 scored = servable.score([one.rows for one in together], told)
+                done = self._done(servable, together, scored, told, now)
+                if self.told:
+                    self.told(servable, done[0], scored)
             except Exception as error:                # nothing that a request does may end the thread
                 if len(together) == 1:
                     said = RequestError(str(error)) if isinstance(error, DataError) else error
                     together[0].future.set_exception(said)
             else:
-                self._hand_out(servable, together, scored, told, now)
+                for one, answer in zip(together, done):
+                    one.future.set_result(answer)
                 if together is live:                  # else each by itself, to find out whose fault it is
                     return
 
-    def _hand_out(self, servable: Servable, live: list[_Waiting], scored: Sequence[Scored], told: Told,
-                  now: float) -> None:
+    @staticmethod
+    def _done(servable: Servable, live: list[_Waiting], scored: Sequence[Scored], told: Told, now: float) -> list[Done]:
         together, counts = sum(one.rows.rows for one in live), counted(told.counts)
-        for one, answer in zip(live, scored):
-            done = Done(answer, servable.version, now - one.since, told.encode, told.score, together, counts)
-            one.future.set_result(done)
-        if self.told:
-            self.told(servable, done, scored)
+        return [Done(answer, servable.version, now - one.since, told.encode, told.score, together, counts)
+                for one, answer in zip(live, scored)]
