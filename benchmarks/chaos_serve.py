@@ -14,6 +14,7 @@ Everything on loopback. Prints counts; exit code 1 where something did not hold.
 from __future__ import annotations
 
 import argparse
+import atexit
 import http.client
 import json
 import random
@@ -51,6 +52,7 @@ class Process:
         self.process = subprocess.Popen([sys.executable, "-m", "funnelrank", "serve", f"shop={folder}", "--port", "0",
                                          "--no-access-log", "--max-body-mb", "2", *more],
                                         stdout=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)               # whatever ends us, it does not stay
         self.port = int(json.loads(self.process.stdout.readline())["http"].rsplit(":", 1)[1])
         self.seconds = time.perf_counter() - clock
         threading.Thread(target=self.process.stdout.read, daemon=True).start()      # so that it never waits for us
@@ -253,6 +255,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=["fuzz", "reloads", "kills", "soak"])
     said = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         versions = [train(work / f"v{i}", seed=i).folder / "artefact" for i in (1, 2)]
