@@ -127,7 +127,7 @@ def is_plain(funnel: Funnel) -> bool:
 
 
 def plain_losses(funnel: Funnel, logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """`task_losses` [T] and `calibrator` of a plain funnel, straight from logits [B, T]: a tenth of the operations."""
+    """`task_losses` [T] and `calibrator` of a plain funnel, straight from logits [B, T], in few operations."""
     edges = [(t, p) for t, p in enumerate(funnel.parents) if p is not None]
     return _Plain.apply(logits, labels, weight, edges)
 
