@@ -53,6 +53,11 @@ def told(path: Path, *sets) -> list[str]:
     return [m.replace(f"{path.parent}{os.sep}", "") for m in faults(path, *sets)]
 
 
+def test_an_edit_with_line_ends_is_told_in_one_line(file):
+    for edit in ("a..b=\n\n", "a\nb", "train.\x1b[2J=3", "train.lr\n=fast"):
+        assert all(m.isprintable() for m in told(file(GOOD), edit)), edit
+
+
 # ---- what a good config becomes
 
 def test_a_short_config_is_filled_with_every_default(file):

@@ -142,8 +142,9 @@ def _edit(value: dict, edit: str, places: dict[Keys, str]) -> list[str]:
     """Applies one `--set a.b[0].c=value` in place; returns its faults."""
     key, equals, text = edit.partition("=")
     where, path = SET + key.strip(), _split(key.strip())
-    if not equals or "" in path:
-        return [f"{SET}{edit}: must be of the form a.b=value, as in train.batch_size=512"]
+    if not equals or "" in path or not key.isprintable():
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in edit)           # a message is one line
+        return [f"{SET}{shown}: must be of the form a.b=value, as in train.batch_size=512"]
     try:
         said = document.read(text, where)
     except ConfigError as error:
