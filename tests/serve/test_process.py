@@ -46,7 +46,7 @@ def test_reloads_under_load_lose_nothing_and_sigterm_answers_what_came(runs, pro
     table = one_user(20, 3)
     body = json.dumps(rank_body(table))
     right = [Ranker.load(run).predict(table)["buy"].to_pylist() for run in runs]
-    stop, answers, broken = threading.Event(), [], []
+    stop, told, answers, broken = threading.Event(), threading.Event(), [], []
 
     def load():
         while not stop.is_set():
@@ -56,7 +56,7 @@ def test_reloads_under_load_lose_nothing_and_sigterm_answers_what_came(runs, pro
             except ConnectionRefusedError:
                 return                                       # it no longer listens
             except OSError as error:
-                broken.append(error)
+                broken.append((told.is_set(), error))
             finally:
                 connection.close()
 
@@ -75,12 +75,15 @@ def test_reloads_under_load_lose_nothing_and_sigterm_answers_what_came(runs, pro
         results.append(json.loads(admin.getresponse().read()))
     assert [r["result"] for r in results] == ["loaded", "loaded", "refused"] * 2
     assert "was cut off or changed" in results[2]["error"]
+    told.set()
     started.send_signal(signal.SIGTERM)
     assert started.wait(30) == 0
     stop.set()
     for t in threads:
         t.join()
-    assert not broken and len(answers) > 10 and {status for status, _ in answers} == {200}
+    # who connects while it stops to listen may wait in the system's queue, never taken, when that is closed
+    assert all(late and isinstance(error, ConnectionResetError) for late, error in broken), broken
+    assert len(answers) > 10 and {status for status, _ in answers} == {200}
     for _, said in answers:
         assert any(said["outputs"]["buy"] == pytest.approx(buy, abs=1e-6) for buy in right)
     lines = [json.loads(line) for line in started.stdout]

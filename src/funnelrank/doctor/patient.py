@@ -22,6 +22,7 @@ from funnelrank.data.source import Source
 from funnelrank.evaluate.kept import Kept, open_scores
 from funnelrank.funnel import Prediction
 from funnelrank.models.pepnet import GateNU
+from funnelrank.nn.mix import in_torch
 from funnelrank.ranker import RankingModel
 
 ROWS = 4096                 # of the run's rows that are looked at
@@ -155,7 +156,7 @@ class Patient:
                 hooks.append(module.register_forward_hook(leave(name, isinstance(module, GateNU))))
         try:
             self.model.eval()
-            with torch.no_grad(), Softmax():
+            with torch.no_grad(), in_torch(), Softmax():
                 self.model(self.batch)
         finally:
             for hook in hooks:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +15,20 @@ from funnelrank.kernels import at, library, struct, threads
 _MIX = struct(n="rows views parts width threads", p="score x gate out g dscore dx")
 _GATE = struct(n="rows parts width threads", p="key x gate out g dkey dx", f="scale")
 _PAIRS = struct(n="rows parts width threads", p="v sum square gsum gsquare dv")
+
+
+_kernels = True
+
+
+@contextmanager
+def in_torch() -> Iterator[None]:
+    """Within it softmaxes are torch's own operations, for who watches those."""
+    global _kernels
+    before, _kernels = _kernels, False
+    try:
+        yield
+    finally:
+        _kernels = before
 
 
 def mixture(score: Tensor, x: Tensor) -> Tensor:
@@ -33,8 +49,8 @@ def sum_and_squares(v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return (all(t.device.type == "cpu" and t.dtype == torch.float32 and t.shape[1:].numel() for t in tensors)
-            and not torch.compiler.is_compiling() and library() is not None)
+    return (_kernels and not torch.compiler.is_compiling() and library() is not None
+            and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.shape[1:].numel() for t in tensors))
 
 
 class _Mixture(torch.autograd.Function):
