@@ -30,10 +30,23 @@ def copied(a, b, names):
     return a.double().eval(), b.double().eval()
 
 
-def agree(drawing, paper, names, fold=lambda b: b):
-    a, b = model(config(drawing), seed=3), model(config(paper), seed=4)
-    a, b = copied(a, fold(b), names)
-    rows = batch(40, seed=2)
+def agree(drawing, paper, names):
+    same(*copied(model(config(drawing), seed=3), model(config(paper), seed=4), names))
+
+
+def agree_by(drawing, paper, theirs_of, heads=("", ""), **keys):
+    """As `agree`, where a block's weight is a part of the paper's: theirs_of(block, rest of its name, kind, theirs)."""
+    a, b = model(config(drawing, **keys), seed=1).double().eval(), model(config(paper, **keys), seed=2).double().eval()
+    theirs, mine = b.state_dict(), a.state_dict()
+    for name in mine:
+        block, _, rest = name.partition("drawing.blocks.")[2].partition("_.")
+        mine[name] = theirs_of(block, rest, name.rsplit(".", 1)[1], theirs) if block else theirs[name.replace(*heads)]
+    a.load_state_dict(mine)
+    same(a, b)
+
+
+def same(a, b):
+    rows = batch(40, tasks=len(a.tasks), seed=2)
     rows.numbers = rows.numbers.double()
     with torch.no_grad():
         torch.testing.assert_close(a(rows).logits, b(rows).logits, atol=1e-12, rtol=1e-12)
@@ -45,22 +58,11 @@ def test_one_mlp_block_is_the_plain_mlp():
 
 
 def test_one_block_a_task_is_a_tower_a_task():
-    """Under copied weights: slices of the stack."""
-    a = model(config(drawn({t: MLP("all", 8, 4) for t in ("click", "cart", "buy")},
-                           {"click": "click", "cart": "cart", "buy": "buy"})), seed=1)
-    b = model(config({"name": "single_task", "represent": {"hidden": [8, 4]}}), seed=2)
-    theirs, mine = b.state_dict(), a.state_dict()
-    for name in mine:
-        if name.startswith("slots.represent"):
-            task, k, kind = name.split(".")[4], name.split(".")[8], name.rsplit(".", 1)[1]
-            task = ("click_", "cart_", "buy_").index(name.split(".")[4])
-            k = name.split("mlps.")[1].split(".")[0]
-            mine[name] = theirs[f"slots.represent.mlp.layers.{k}.linear.{kind}"][task]
-        else:
-            mine[name] = theirs[name]
-    a.load_state_dict(mine)
-    with torch.no_grad():
-        torch.testing.assert_close(a.eval()(batch()).logits, b.eval()(batch()).logits)
+    tasks = ("click", "cart", "buy")
+    agree_by(drawn({t: MLP("all", 8, 4) for t in tasks}, {t: t for t in tasks}),
+             {"name": "single_task", "represent": {"hidden": [8, 4]}},
+             lambda block, rest, kind, theirs: theirs[
+                 f"slots.represent.mlp.layers.{rest.split('.')[3]}.linear.{kind}"][tasks.index(block)])
 
 
 def test_experts_drawn_as_a_block_are_mmoe():
@@ -78,31 +80,21 @@ def test_levels_drawn_as_blocks_are_ple():
 
 
 def test_transfers_drawn_as_blocks_are_aitm():
-    """Towers are read off one stack, and all steps share their attention's weights by hand."""
+    """Towers are read off one stack; all steps share their attention's weights by hand."""
     blocks = {"towers": {"inputs": "all", "layer": {"name": "mlp", "hidden": [6]}, "repeat": 3},
               "cart": {"inputs": [{"of": "towers", "take": 0}, {"of": "towers", "take": 1}], "merge": "list",
                        "layer": "ait"},
               "buy": {"inputs": ["cart", {"of": "towers", "take": 2}], "merge": "list", "layer": "ait"},
               "click": {"inputs": [{"of": "towers", "take": 0}]}}
-    a = model(config(drawn(blocks, {t: t for t in ("click", "cart", "buy")})), seed=1).double().eval()
-    b = model(config({"name": "aitm", "represent": {"hidden": [6]}}), seed=2).double().eval()
-    theirs, mine = b.state_dict(), a.state_dict()
-    for name in mine:
-        _, _, rest = name.partition("drawing.blocks.")
-        if rest.startswith("towers_"):
-            kind = name.rsplit(".", 1)[1]
-            mine[name] = theirs[f"slots.represent.mlp.layers.0.linear.{kind}"][int(rest.split(".")[2])]
-        elif rest:
-            step = {"cart_": "0_1", "buy_": "1_2"}[rest.split(".")[0]]
-            inner = rest.split(".transfer.")[1].replace("gates.0_1", f"gates.{step}")
-            mine[name] = theirs["slots.transfer." + inner]
-        else:
-            mine[name] = theirs[name]
-    a.load_state_dict(mine)
-    rows = batch(40)
-    rows.numbers = rows.numbers.double()
-    with torch.no_grad():
-        torch.testing.assert_close(a(rows).logits, b(rows).logits, atol=1e-12, rtol=1e-12)
+
+    def theirs_of(block, rest, kind, theirs):
+        if block == "towers":
+            return theirs[f"slots.represent.mlp.layers.0.linear.{kind}"][int(rest.split(".")[1])]
+        step = {"cart": "0_1", "buy": "1_2"}[block]
+        return theirs["slots.transfer." + rest.split("transfer.")[1].replace("gates.0_1", f"gates.{step}")]
+
+    agree_by(drawn(blocks, {t: t for t in ("click", "cart", "buy")}), {"name": "aitm", "represent": {"hidden": [6]}},
+             theirs_of)
 
 
 def test_relations_drawn_as_blocks_are_dbmtl():
@@ -110,27 +102,17 @@ def test_relations_drawn_as_blocks_are_dbmtl():
               "click": {"inputs": [{"of": "towers", "take": 0}]},
               "cart": MLP([{"of": "towers", "take": 1}, "click"], 4),
               "buy": MLP([{"of": "towers", "take": 2}, "cart"], 4)}
-    a = model(config(drawn(blocks, {t: t for t in ("click", "cart", "buy")})), seed=1).double().eval()
-    b = model(config({"name": "dbmtl", "represent": {"hidden": [8]}, "transfer": {"tower": [4]}}), seed=2)
-    b = b.double().eval()
-    theirs, mine = b.state_dict(), a.state_dict()
-    for name in mine:
-        _, _, rest = name.partition("drawing.blocks.")
-        kind = name.rsplit(".", 1)[1]
-        if rest.startswith("bottom_"):
-            mine[name] = theirs[f"slots.represent.mlp.layers.0.linear.{kind}"]
-        elif rest.startswith("towers_"):
-            mine[name] = theirs[f"slots.transfer.towers.layers.0.linear.{kind}"][int(rest.split(".")[2])]
-        elif rest:
-            task = {"cart_": 1, "buy_": 2}[rest.split(".")[0]]
-            mine[name] = theirs[f"slots.transfer.relations.{task}.layers.0.linear.{kind}"]
-        else:
-            mine[name] = theirs[name]
-    a.load_state_dict(mine)
-    rows = batch(40)
-    rows.numbers = rows.numbers.double()
-    with torch.no_grad():
-        torch.testing.assert_close(a(rows).logits, b(rows).logits, atol=1e-12, rtol=1e-12)
+
+    def theirs_of(block, rest, kind, theirs):
+        if block == "bottom":
+            return theirs[f"slots.represent.mlp.layers.0.linear.{kind}"]
+        if block == "towers":
+            return theirs[f"slots.transfer.towers.layers.0.linear.{kind}"][int(rest.split(".")[1])]
+        child = {"cart": 1, "buy": 2}[block]
+        return theirs[f"slots.transfer.relations.{child}.layers.0.linear.{kind}"]
+
+    agree_by(drawn(blocks, {t: t for t in ("click", "cart", "buy")}),
+             {"name": "dbmtl", "represent": {"hidden": [8]}, "transfer": {"tower": [4]}}, theirs_of)
 
 
 def test_attention_drawn_as_a_block_is_din():
@@ -154,24 +136,16 @@ def test_pairs_beside_an_mlp_drawn_as_blocks_are_deepfm():
 
 
 def test_gated_layers_drawn_as_a_block_are_one_tower_of_ppnet():
-    blocks = {"tower": {"inputs": ["all", "user", "item"], "merge": "list",
-                        "layer": {"name": "ppnet", "hidden": [8, 4], "gate": 6, "position": "output"}}}
-    one = {"click": {}}
-    a = model(config(drawn(blocks), tasks=one), seed=1)
-    b = model(config({"represent": "flat", "predict": {"name": "ppnet", "hidden": [8, 4], "gate": 6,
-                                                       "position": "output"}}, tasks=one), seed=2)
-    theirs, mine = b.state_dict(), a.state_dict()
-    for name in mine:
-        _, _, rest = name.partition("tower_.steps.0.")
-        if rest.startswith("gates"):
-            mine[name] = theirs["slots.predict." + rest][0]
-        elif rest:
-            mine[name] = theirs[f"slots.predict.layers.{rest.split('.')[1]}.{rest.rsplit('.', 1)[1]}"][0]
-        else:
-            mine[name] = theirs[name.replace("slots.predict.linear", "slots.predict.head")]
-    a.load_state_dict(mine)
-    with torch.no_grad():
-        torch.testing.assert_close(a.eval()(batch(tasks=1)).logits, b.eval()(batch(tasks=1)).logits)
+    keys = {"hidden": [8, 4], "gate": 6, "position": "output"}
+
+    def theirs_of(block, rest, kind, theirs):
+        rest = rest.removeprefix("steps.0.")
+        where = rest if rest.startswith("gates") else f"layers.{rest.split('.')[1]}.{kind}"
+        return theirs[f"slots.predict.{where}"][0]
+
+    agree_by(drawn({"tower": {"inputs": ["all", "user", "item"], "merge": "list", "layer": {"name": "ppnet", **keys}}}),
+             {"represent": "flat", "predict": {"name": "ppnet", **keys}}, theirs_of,
+             heads=("slots.predict.linear", "slots.predict.head"), tasks={"click": {}})
 
 
 def test_the_order_in_which_blocks_are_written_changes_nothing():
