@@ -30,7 +30,7 @@ LAYERS = [
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
             "describe", "cli", "simulate", "data.vocab", "own_parts"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
-           "except Exception": ["cli", "serve"]}
+           "except Exception": ["cli", "serve", "train.track"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
          for p in sorted(ROOT.rglob("*.py"))}
 
@@ -88,7 +88,8 @@ def test_only_some_modules_print_import_pyarrow_or_catch_everything(module):
             if ast.unparse(node.type) in ("Exception", "BaseException") and not passes_on:
                 said.add("except Exception")
     for what in said:
-        assert module.split(".")[0] in MAY_SAY[what], f"{module}: {what} belongs to {MAY_SAY[what]} alone"
+        mine = [may for may in MAY_SAY[what] if f"{module}.".startswith(f"{may}.")]
+        assert mine, f"{module}: {what} belongs to {MAY_SAY[what]} alone"
     used = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not used & {"eval", "exec", "__import__"}, f"{module} runs code from texts"
     assert not {"pandas", "polars", "pickle"} & {name.split(".")[0] for name in imports(tree)}, module

@@ -20,7 +20,7 @@ import torch
 from funnelrank import own_parts
 from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
 from funnelrank.batch import Batch
-from funnelrank.config import Config, dump
+from funnelrank.config import Config, dump, plain
 from funnelrank.config import load as load_config
 from funnelrank.continued import Before, open_before
 from funnelrank.data.ahead import each
@@ -70,7 +70,8 @@ from funnelrank.sealed import read_json, refuse_strangers, to_json
 from funnelrank.train.checkpoint import tensors_hash
 from funnelrank.train.events import Event, Recorder, Report
 from funnelrank.train.health import NotFinite
-from funnelrank.train.standing import Standing
+from funnelrank.train.standing import Standing, leaves
+from funnelrank.train.track import Told, Trackers
 from funnelrank.train.trainer import Trained
 
 EXPORTED_ROWS = 512          # run through a graph
@@ -107,8 +108,8 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
     if config.settings.train.threads:
         torch.set_num_threads(config.settings.train.threads)
     events: list[Event] = []
-    board = folder if config.settings.train.tensorboard else None
-    with Recorder(folder / "events.jsonl", events, report, board) as record:
+    trackers = Trackers(config.settings.train.track, _told(config, folder)) if config.settings.train.track else None
+    with Recorder(folder / "events.jsonl", events, report, trackers) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
         before = before_of(continue_from, config, anew) if continue_from else None
         data = open_data(config, record, **given)
@@ -149,6 +150,8 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             rows += drift_rows(split, splits["train"], splits[split], encoder.layout)
             rows += score_drift_rows(split, earlier, measured["scores"]) if earlier else []
             earlier = measured["scores"]
+            record({"event": "measured", "split": split,
+                    "metrics": {f"{split}/{k}": v for k, v in table.wide(rows, split).items()}})
         seconds = time.perf_counter() - clock
         ranker = Ranker._made(config, encoder, model)
         ranker.rows, ranker.continued = rows, continued
@@ -171,6 +174,12 @@ def before_of(run: str | Path, config: Config, anew: Collection[str] = ()) -> Be
     """The run that `config` is to go on from. Raises ConfigError where it has no state to go on with."""
     folder = artefact_folder(Path(run))
     return open_before(folder, Ranker.load(folder, config.allow_code), config, anew)
+
+
+def _told(config: Config, folder: Path) -> Told:
+    """What trackers are told of a run; those of several seeds are told apart."""
+    name = config.name if folder.name == config.name else f"{config.name}/{folder.name}"
+    return Told(name, folder, dict(leaves(plain(config.settings))))
 
 
 def _made_folder(config: Config) -> Path:

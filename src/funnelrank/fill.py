@@ -24,7 +24,8 @@ URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 def short_for(path: Keys) -> str | None:
     """The key that a bare word stands for at `path`: `price: number` is `price: {kind: number}`."""
-    if path == ("train", "balance") or len(path) == 3 and path[0] == "tasks" and path[2] == "loss":
+    if path == ("train", "balance") or len(path) == 3 and (
+            path[:2] == ("train", "track") or path[0] == "tasks" and path[2] == "loss"):
         return "name"
     if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in NAMED:
         return "name"
@@ -48,6 +49,9 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     for section, key in inside:
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = {"name": section[key]}
+    train = value.get("train")
+    if isinstance(train, dict) and isinstance(train.get("track"), list):
+        train["track"] = [{"name": t} if isinstance(t, str) else t for t in train["track"]]
     model = value.setdefault("model", {"name": _usual_model(value.get("tasks"))})
     if isinstance(model, str):
         model = value["model"] = {"name": model}

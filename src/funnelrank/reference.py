@@ -121,8 +121,6 @@ SAID = {
     "Train.seed": "Decides the first weights, the order of rows and dropout.",
     "Train.threads": "Threads that torch computes with, and that read and encode rows.",
     "Train.device": "As torch names it, such as `cuda:0`.",
-    "Train.tensorboard": "Also write TensorBoard events into the run's folder; needs `pip install "
-                         "'funnelrank[tensorboard]'`.",
     "Evaluate.batch_size": "Rows scored at a time; decides memory and speed, no number.",
     "model.relations": "Who learns from whom in `transfer`, as `{task: [tasks]}`. Default: each task from the one in "
                        "its `after`.",
@@ -178,9 +176,9 @@ def _section(path: str, name: str, defs: Mapping[str, Any]) -> Iterator[str]:
     yield _table(name, defs[name])
     for key, node in defs[name]["properties"].items():
         inner = re.search(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(node))
-        if "discriminator" in node:
+        if chosen := node.get("discriminator") or node.get("items", {}).get("discriminator"):
             yield f"### {path}.{key}\n"
-            yield from _choice(node["discriminator"]["mapping"], defs)
+            yield from _choice(chosen["mapping"], defs)
         elif inner:
             many = ".*name*" if "additionalProperties" in node else ""
             yield f"### {path}.{key}{many}\n"

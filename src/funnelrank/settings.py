@@ -652,6 +652,38 @@ AnyBalance = Annotated[FixedBalance | EqualBalance | UncertaintyBalance | DwaBal
 LOOKING = ("gradnorm", "pcgrad", "metabalance")      # balances that ask each task for its gradient
 
 
+class TensorBoard(Section):
+    """Event files in the run's folder, for `tensorboard --logdir runs`."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+
+
+class MLflow(Section):
+    """A run of an MLflow experiment, with every value of the config as a parameter."""
+
+    name: Literal["mlflow"] = "mlflow"
+    uri: str | None = None
+    """The tracking server, or where runs are kept, such as `sqlite:///mlflow.db`. Default: as MLflow finds it, in
+    `MLFLOW_TRACKING_URI`."""
+    experiment: str | None = None
+    """Made where it is not there. Default: `MLFLOW_EXPERIMENT_NAME`, or MLflow's own `Default`."""
+
+
+class Wandb(Section):
+    """A run of a Weights & Biases project."""
+
+    name: Literal["wandb"] = "wandb"
+    project: str | None = None
+    """Made where it is not there. Default: as wandb finds it, in `WANDB_PROJECT`."""
+    entity: str | None = None
+    """The team or user. Default: as wandb finds it."""
+    mode: Literal["online", "offline"] | None = None
+    """offline: only files in the run's folder, for `wandb sync`. Default: as wandb finds it, in `WANDB_MODE`."""
+
+
+AnyTracker = Annotated[TensorBoard | MLflow | Wandb, Field(discriminator="name")]
+
+
 class Train(Section):
     """The run."""
 
@@ -682,12 +714,21 @@ class Train(Section):
     device: str = "cpu"
     compile: bool = False
     """Have torch.compile generate code for the network: some steps are faster, the first takes a minute or more."""
-    tensorboard: bool = False
+    track: list[AnyTracker] = []
+    """Who is told of the run, beside `events.jsonl`: `[tensorboard, {name: mlflow, experiment: shop}]`. See
+    [track.md](track.md)."""
 
     @model_validator(mode="after")
     def _epochs(self):
         if isinstance(self.epochs, int) and self.epochs < 1:
             raise ValueError("epochs must be at least 1, or 'auto'")
+        return self
+
+    @model_validator(mode="after")
+    def _each_once(self):
+        names = [t.name for t in self.track]
+        if len(set(names)) < len(names):
+            raise ValueError("track names each tracker once")
         return self
 
 

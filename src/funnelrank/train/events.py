@@ -1,7 +1,8 @@
-"""What happens in a run, as events: kept for the report, written as JSON lines, shown to whoever listens."""
+"""What happens in a run, as events: kept for the report, written as JSON lines, told to trackers and who listens."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -11,13 +12,14 @@ from typing import Any
 
 from funnelrank.durable import lock_file, write_failure
 from funnelrank.errors import ConfigError, TrainingError
+from funnelrank.train.track import Trackers
 
 Event = dict[str, Any]
 Report = Callable[[Event], None]
 
 
 class Recorder:
-    """Events go to a file of JSON lines, to a list for the report, to the caller, and to TensorBoard where asked.
+    """Events go to a file of JSON lines, to a list for the report, to the caller, and to trackers where asked.
 
     `progress` events, many a second, go to the caller alone. While it is open no other process records into the same
     file: that is a ConfigError there. The file goes on where it ended; `begin_anew` empties it. After a `resume` event
@@ -25,9 +27,8 @@ class Recorder:
     Raises TrainingError where the file cannot be written.
     """
 
-    def __init__(self, path: Path, kept: list[Event], report: Report, tensorboard: Path | None = None):
-        self.path, self.kept, self.report = path, kept, report
-        self._tensorboard, self.board = tensorboard, None
+    def __init__(self, path: Path, kept: list[Event], report: Report, trackers: Trackers | None = None):
+        self.path, self.kept, self.report, self.trackers = path, kept, report, trackers
 
     def __enter__(self) -> Recorder:
         try:
@@ -39,18 +40,18 @@ class Recorder:
             raise ConfigError(f"train.out: another process is training into {self.path.parent} just now; wait for its "
                               "end, or choose another folder")
         self._take_up()
-        if self._tensorboard:
-            self.board = _board(self._tensorboard)
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        if self.trackers:
+            with contextlib.suppress(TrainingError) if kind else contextlib.nullcontext():
+                for said in self.trackers.close("finished" if kind is None else "failed"):
+                    self(said)
         try:
             self._file.close()
         except OSError as error:         # of a line that could not be written, for which TrainingError is on its way
             if kind is None:
                 raise self._failed(error) from error
-        if self.board:
-            self.board.close()
 
     def begin_anew(self) -> None:
         self._file.truncate(0)
@@ -65,11 +66,10 @@ class Recorder:
                 self._file.flush()
             except OSError as error:
                 raise self._failed(error) from error
-            if self.board:
-                for name, value in (event.get("loss") or event.get("metrics") or {}).items():
-                    if value is not None:
-                        self.board.add_scalar(f"{event['event']}/{name}", value, event["step"])
         self.report(event)
+        if self.trackers and event["event"] not in ("progress", "warning", "tracking"):
+            for said in self.trackers(event, self.kept):
+                self(said)
 
     def _keep(self, event: Event) -> None:
         if event["event"] == "resume":
@@ -96,11 +96,3 @@ class Recorder:
         why = write_failure(error, self.path.parent) or str(error)
         return TrainingError(f"{self.path}: {why}; checkpoints are untouched")
 
-
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ConfigError("train.tensorboard: TensorBoard is not installed; pip install 'funnelrank[tensorboard]', or "
-                          "leave the key out") from None
-    return SummaryWriter(str(folder))

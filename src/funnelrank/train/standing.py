@@ -38,7 +38,7 @@ from funnelrank.train.checkpoint import discard_checkpoints
 RECORD = "run.json"
 COMPLETE = ("artefact", "metrics.json", "report.html")      # of a finished run
 # where things lie and how often they are saved decides no number
-FREE = (("train", "out"), ("train", "checkpoint_every"), ("train", "checkpoint_seconds"), ("train", "tensorboard"),
+FREE = (("train", "out"), ("train", "checkpoint_every"), ("train", "checkpoint_seconds"), ("train", "track"),
         ("data", "cache"))
 
 
@@ -146,16 +146,17 @@ def deciding_before(said: Any) -> Any:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """'train.seed was 0, now 1' for every key that two configs say otherwise."""
-    a, b = dict(_leaves(before)), dict(_leaves(now))
+    a, b = dict(leaves(before)), dict(leaves(now))
     spell = lambda side, key: repr(side[key]) if key in side else "not there"
     return [f"{key} was {spell(a, key)}, now {spell(b, key)}" for key in dict.fromkeys([*a, *b])
             if a.get(key) != b.get(key) or (key in a) != (key in b)]
 
 
-def _leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """('train.seed', 0), ...: every value of a config that is no mapping, or an empty one, by its key with dots."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{at}.{key}" if at else str(key))
+            yield from leaves(item, f"{at}.{key}" if at else str(key))
     else:
         yield at, value
 
