@@ -176,8 +176,8 @@ nonsense: 1
         "demo.yaml:2:3: data.trian: unknown key (did you mean 'train'?)",
         "demo.yaml:3:3: data.memory: a size is a number of bytes or a text like '2GB', '500MB' or '1.5GiB'",
         "demo.yaml:5:13: features.user_id.min_cout: unknown key (did you mean 'min_count'?)",
-        "demo.yaml:6:3: features.price: found 'nmber'; must be 'id', 'number', 'bag', 'sequence', 'history', 'cross', "
-        "'length', 'share', 'match', 'gap' or 'rate' (did you mean 'number'?)",
+        "demo.yaml:6:3: features.price: found 'nmber'; must be 'id', 'number', 'vector', 'bag', 'sequence', 'history', "
+        "'cross', 'length', 'share', 'match', 'gap' or 'rate' (did you mean 'number'?)",
         "demo.yaml:7:7: features.z.hash_buckets: an id space is made one way, but hash_buckets and "
         "vocab_list are all given; keep one",
         "demo.yaml:8:3: features.x.within: missing; it must be a text",

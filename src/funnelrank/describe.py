@@ -88,7 +88,7 @@ def _reads(feature: Any) -> str:
     if feature.kind == "gap":
         return f"{feature.until} - {feature.since}"
     if feature.kind == "cross":
-        return " x ".join(feature.of)
+        return " x ".join(feature.of or feature.columns)
     if feature.kind == "length":
         return feature.of
     if feature.kind == "rate":
@@ -96,7 +96,10 @@ def _reads(feature: Any) -> str:
     if feature.kind in ("share", "match"):
         last = getattr(feature, "last", None)
         return f"{feature.of} in {feature.within}" + (f", last {last}" if last else "")
-    return f"{feature.column} by {feature.by}" if feature.by else feature.column
+    column = f"{feature.column} by {feature.by}" if feature.by else feature.column
+    if getattr(feature, "key", None):
+        return f"{column} at {feature.key}"
+    return f"{feature.pool} of {column}" if feature.kind == "number" and feature.pool else column
 
 
 def _made(space: Any) -> str:

@@ -299,7 +299,8 @@ def cold_columns(config: Config, train: Source) -> list[str]:
     schema, said = config.schema, config.settings.evaluate.cold
     if said is not None:
         return said
-    targets = [schema.features[f.target].column for f in schema.of_kind("sequence").values() if f.target]
+    targets = [schema.features[f.target].column for f in schema.of_kind("sequence").values()
+               if f.target and schema.features[f.target].kind == "id"]
     usual = [schema.user, *targets]
     return [c for c in dict.fromkeys(usual) if c in train.columns.names and not pa.types.is_floating(
         train.columns.field(c).type)]

@@ -60,15 +60,24 @@ What is done to probabilities after training, fitted on valid and shipped in the
 
 EXAMPLES = {
     "id": "item_id: id                                  # or {kind: id}, or {min_count: 10}\n"
-          "brand: {column: items.brand}                 # a column of the table `items`",
-    "number": "price: number\nhour: {kind: number, buckets: 24}\nage: {kind: number, boundaries: [18, 25, 40, 65]}",
+          "brand: {column: items.brand}                 # a column of the table `items`\n"
+          "tier: {column: tiers, key: brand, separator: \",\", key_separator: \":\"}    # 'acme:gold,zen:tin' at the "
+          "row's brand\n"
+          "weekday: {num_buckets: 7, unknown: 0, default: 0}",
+    "number": "price: number\nhour: {kind: number, buckets: 24}\nage: {kind: number, boundaries: [18, 25, 40, 65]}\n"
+              "ctr: {kind: number, column: category_ctrs, key: category}     # a map column at the row's category\n"
+              "dwell: {kind: number, column: dwell_times, pool: mean}        # of a list of numbers",
+    "vector": "image: {kind: vector, size: 64, column: items.image_vector}\n"
+              "scores: {kind: vector, size: 3, separator: \",\"}                # '0.2,0.7,0.1'",
     "bag": "tags: {kind: bag, separator: \"|\"}            # 'new|sale'\n"
            "topics: {kind: bag, separator: \"|\", weight_separator: \":\"}    # 'sport:0.5|news:2'",
     "sequence": "viewed: {kind: sequence, column: viewed_item_ids, space: item_id, max_len: 30}\n"
-                "viewed_brand: {kind: sequence, column: items.brand, by: viewed_item_ids, space: brand}",
+                "viewed_brand: {kind: sequence, column: items.brand, by: viewed_item_ids, space: brand}\n"
+                "viewed_price: {kind: sequence, column: items.price, by: viewed_item_ids, buckets: 20}",
     "history": "read: {kind: history, of: log, item: item_id}\n"
                "paid: {kind: history, of: log, item: item_id, where: {event: [buy, subscribe]}, max_len: 20}",
-    "cross": "tab_x_device: {kind: cross, of: [tab, device]}",
+    "cross": "tab_x_device: {kind: cross, of: [tab, device]}\n"
+             "site_x_app: {kind: cross, columns: [site_id, app_id], hash_buckets: 10000}",
     "length": "views: {kind: length, of: viewed}",
     "share": "bought_of_viewed: {kind: share, of: viewed, within: bought, last: 10}",
     "match": "seen_before: {kind: match, of: item_id, within: viewed}",
@@ -203,7 +212,7 @@ def _features(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[st
                   "`auto`: also feed the numbers that can be read off every history of the log; see "
                   "[features.md](features.md#lists-auto).")])
     yield "### Every feature\n"
-    yield "`column` and `by` are for kinds that read a column: id, number, bag, sequence.\n"
+    yield "`column` and `by` are for kinds that read a column: id, number, vector, bag, sequence.\n"
     every = _only(defs["Id"], FeatureSettings, ())
     every["properties"]["role"] = {**every["properties"]["role"], "description": SAID["role"]}
     yield _table("FeatureSettings", every)

@@ -4,7 +4,8 @@ A Schema is made once from the settings (`resolve`), with every default filled i
 spelled out. It is plain data: it can be saved, compared and hashed, and knows nothing of tensors, widths or files.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -53,6 +54,7 @@ class Space(Frozen):
     size: int | None = None          # buckets of a hash, values of a range
     values: tuple[str | int, ...] | None = None
     file: str | None = None
+    unknown: str | int | None = None     # the value that those it does not know are read as; None: OOV
 
 
 class TaskColumn(Frozen):
@@ -172,9 +174,16 @@ class Schema(Frozen):
             return {f.since: "since", f.until: "until"}
         if f.kind == "rate":
             return {self.time: "period"} if f.task else {}
+        if f.kind == "cross":
+            return dict.fromkeys(f.columns or (), "columns")
         if f.kind in COMPUTED:
             return {}
-        return {f.by: "by"} if table_of(f.column) else {f.column: "column"}
+        keyed = {f.key: "key"} if getattr(f, "key", None) else {}
+        return ({f.by: "by"} if table_of(f.column) else {f.column: "column"}) | keyed
+
+    def cut_as(self, name: str) -> str | None:
+        """The feature whose boundaries cut this feature's numbers into ids: itself, or the one that its space is of."""
+        return _cut_as(name, self.features)
 
     def reads(self, name: str) -> set[str]:
         """Columns of rows that a feature reads, or that what it is computed from reads."""
@@ -192,6 +201,17 @@ class Schema(Frozen):
         reads = lambda f: {getattr(f, key, None) for key in ("of", "within", "among") if f.kind in COMPUTED[1:]}
         return self.model_copy(update={"events": {}, "made": {}, "features": {
             n: f for n, f in self.features.items() if n not in made and not (reads(f) & made)}})
+
+
+def _cut_as(name: str, features: Mapping[str, AnyFeature]) -> str | None:
+    f = features[name]
+    if _is_cut(f):
+        return name
+    return f.space if f.kind in ("bag", "sequence") and _is_cut(features.get(f.space)) else None
+
+
+def _is_cut(f: AnyFeature | None) -> bool:
+    return bool(getattr(f, "buckets", None) or getattr(f, "boundaries", None))
 
 
 def table_of(column: str) -> str | None:
@@ -258,7 +278,7 @@ def _with_defaults(settings: Settings, made: dict[str, MadeColumn], faults: list
             features[name] = Sequence(
                 column=MADE + name, space=f.space or _space_of(f.item, declared) or name, max_len=f.max_len,
                 **f.model_dump(include={"role", "min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list",
-                                        "vocab_file", "target", "pool"}))
+                                        "vocab_file", "unknown", "target", "pool"}))
             continue
         if isinstance(f, Gap):
             f = _gap(where, f, histories, made, settings, faults)
@@ -338,7 +358,9 @@ def _targets(features: dict[str, AnyFeature], faults: list[str]) -> None:
     for name, f in features.items():
         if not isinstance(f, Sequence):
             continue
-        same = [n for n, g in features.items() if isinstance(g, Id) and g.space == f.space]
+        cut = _cut_as(name, features)
+        same = [n for n, g in features.items() if isinstance(g, Id) and g.space == f.space and not cut
+                or isinstance(g, Number) and n == cut]
         if f.target is None:
             features[name] = f.model_copy(update={"target": same[0] if same else None})
         elif f.target not in same:
@@ -355,7 +377,7 @@ def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings
         return _role(f.of, features[f.of], features, settings) if f.of in features else "context"
     if f.kind in ("match", "cross", "gap"):
         return "context"
-    if f.column == data.scenario:
+    if f.column is not None and f.column == data.scenario:
         return "scenario"
     if f.kind == "sequence" or f.column == data.user or (f.by and f.by == data.user):
         return "user"
@@ -404,12 +426,20 @@ def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, 
     """One space per distinct name; settings given on several of its features must agree."""
     said: dict[str, dict[str, Any]] = {}
     for name, f in features.items():
-        if isinstance(f, Number) and (f.buckets or f.boundaries):
+        cut = _cut_as(name, features)
+        if cut == name:
             said.setdefault(name, {})["num_buckets"] = f.buckets or len(f.boundaries) + 1
         if not isinstance(f, FromColumns):
             continue
+        if cut == name != f.space:
+            faults.append(f"features.{name}.space: numbers that are cut here make a space of their own; remove space, "
+                          f"or leave the cutting to '{f.space}'")
+        if cut is None and _is_cut(features.get(f.space)):
+            faults.append(f"features.{name}.space: '{f.space}' is a number cut into buckets, and a {f.kind} holds "
+                          "none; give it a space of its own")
+            continue
         space = said.setdefault(f.space, {})
-        for key in ("min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list", "vocab_file"):
+        for key in ("min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list", "vocab_file", "unknown"):
             value = getattr(f, key)
             if value is not None and space.setdefault(key, value) != value:
                 faults.append(f"features.{name}.{key}: {value!r}, but another feature of space '{f.space}' says "
@@ -423,8 +453,34 @@ def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, 
         spaces[name] = Space(
             name=name, made=made[ways[0]] if ways else "fitted", min_count=s.get("min_count", DEFAULT_MIN_COUNT),
             max_size=s.get("max_size"), size=s.get("hash_buckets") or s.get("num_buckets"),
-            values=tuple(s["vocab_list"]) if "vocab_list" in s else None, file=s.get("vocab_file"))
+            values=tuple(s["vocab_list"]) if "vocab_list" in s else None, file=s.get("vocab_file"),
+            unknown=s.get("unknown"))
+        faults += _unknown_faults(spaces[name], features)
     return spaces
+
+
+def _unknown_faults(space: Space, features: Mapping[str, AnyFeature]) -> Iterator[str]:
+    """Values that stand for others, and are none of the space."""
+    members = {n: f for n, f in features.items() if getattr(f, "space", None) == space.name}
+    if space.unknown is not None:
+        where = f"features.{next(n for n, f in members.items() if f.unknown is not None)}.unknown"
+        if space.made not in ("range", "list"):
+            yield (f"{where}: space '{space.name}' has OOV for values that it does not know; give it num_buckets, "
+                   "vocab_list or vocab_file, or remove unknown")
+        elif not _holds(space, space.unknown):
+            yield f"{where}: {space.unknown!r} is none of the values of space '{space.name}'; name one that it has"
+    for name, f in members.items():
+        given = getattr(f, "default", None)
+        if f.kind != "cross" and given is not None and not _holds(space, given) and _cut_as(name, features) is None:
+            yield (f"features.{name}.default: {given!r} is none of the values of space '{space.name}'; name one that "
+                   "it has")
+
+
+def _holds(space: Space, value: str | int) -> bool:
+    """Whether a value is one of the space's, as far as that is known before data are read."""
+    if space.made == "range":
+        return re.fullmatch(r"\d+", str(value)) is not None and int(value) < space.size
+    return space.values is None or str(value) in map(str, space.values)
 
 
 def _check_references(features: Mapping[str, AnyFeature], settings: Settings, faults: list[str]) -> None:
@@ -441,8 +497,12 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
     for name, f in features.items():
         where = f"features.{name}"
         if isinstance(f, Cross):
-            for part in f.of:
+            for part in f.of or ():
                 named(f"{where}.of", part, (Id,), "an id")
+            for column in f.columns or ():
+                if table_of(column):
+                    faults.append(f"{where}.columns: '{column}' is of a table; make it an id feature and name that in "
+                                  "`of`")
         elif isinstance(f, Length):
             named(f"{where}.of", f.of, (Sequence, Bag), "a sequence or a bag")
         elif isinstance(f, Share):
@@ -464,7 +524,7 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
             if member not in features:
                 faults.append(f"embedding.groups.{group}: no feature '{member}'" + did_you_mean(member, features))
     widths = {f.space for f in features.values() if isinstance(f, FromColumns)} | {
-        n for n, f in features.items() if isinstance(f, Number) and (f.buckets or f.boundaries)}
+        n for n in features if _cut_as(n, features) == n}
     for space in settings.embedding.spaces:
         if space not in widths:
             faults.append(f"embedding.spaces.{space}: no feature lives in space '{space}'; spaces are "
@@ -554,7 +614,8 @@ def _check_labels(settings: Settings, features: Mapping[str, AnyFeature], faults
             faults.append(f"tasks.{name}.label: column '{label}' is already the label of task '{labels[label]}'")
         labels.setdefault(label, name)
     for name, f in features.items():
-        reads = {f.since, f.until} if f.kind == "gap" else {f.column, f.by}
+        reads = {f.since, f.until} if f.kind == "gap" else {f.column, f.by, getattr(f, "key", None),
+                                                            *(getattr(f, "columns", None) or ())}
         for label in sorted(reads & set(labels) - {None}):
             faults.append(f"features.{name}: reads column '{label}', which is the label of task '{labels[label]}'; "
                           "a model that sees its label learns nothing else")

@@ -22,6 +22,7 @@ Name = Annotated[str, Field(pattern=r"^[^\s.:|/]+$", description="no spaces and 
 Proportion = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 MOST_IDS = 2**31 - 2     # values of one id space: ids are int32, and PAD and OOV take two
+IdValue = str | int
 Paths = str | list[str]
 
 SIZE = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -178,6 +179,9 @@ class FromColumns(FeatureSettings):
     vocab_list: list[str | int] | None = None
     vocab_file: str | None = None
     """One value a line."""
+    unknown: IdValue | None = None
+    """With `num_buckets`, `vocab_list` or `vocab_file`: the value that all others are read as, such as 0. Default:
+    they are OOV."""
 
     @model_validator(mode="after")
     def _one_way(self):
@@ -185,19 +189,66 @@ class FromColumns(FeatureSettings):
         fitted = [k for k in ("min_count", "max_size") if getattr(self, k) is not None]
         if len(ways) > 1 or (ways and fitted):
             raise ValueError(f"an id space is made one way, but {' and '.join(ways + fitted)} are all given; keep one")
+        if self.unknown is not None and self.hash_buckets is not None:
+            raise ValueError("every value has a bucket of a hash, so none is unknown; remove unknown")
         return self
+
+
+SPACE_KEYS = ("min_count", "max_size", "hash_buckets", "num_buckets", "vocab_list", "vocab_file", "unknown")
+
+
+def one_cut(f: Any) -> None:
+    """Raises ValueError unless a number is cut in one way, at rising values."""
+    if f.buckets is not None and f.boundaries is not None:
+        raise ValueError("buckets and boundaries are two ways to cut one number; keep one")
+    if f.boundaries is not None and any(a >= b for a, b in zip(f.boundaries, f.boundaries[1:])):
+        raise ValueError("boundaries must increase")
+
+
+def one_lookup(f: Any) -> None:
+    """Raises ValueError for a text that is cut without a use, or not where it must be."""
+    if f.key_separator is not None and (f.key is None or f.separator is None):
+        raise ValueError("key_separator cuts 'key:value' of a text that separator cuts into such pieces, for the value "
+                         "at `key`; give key and separator, too")
+    if f.separator is not None and f.key is not None and f.key_separator is None:
+        raise ValueError("separator cuts a text into pieces 'key:value'; say in key_separator where those are cut")
 
 
 class Id(FromColumns):
     """One id a row: strings and integers alike, 64-bit exact. Null is PAD (id 0, a vector of zeros)."""
 
     kind: Literal["id"] = "id"
+    default: IdValue | None = None
+    """The value of rows that have none. Default: they are PAD."""
+    key: str | None = None
+    """The column maps keys to values, and this column of the log holds the row's key: its value is read."""
+    separator: str | None = Field(None, min_length=1)
+    """With `key`, where a text is no map yet: cut 'a:1|b:2' here, at '|'."""
+    key_separator: str | None = Field(None, min_length=1)
+    """And each piece here, at ':', the last one."""
+
+    @model_validator(mode="after")
+    def _one_lookup(self):
+        one_lookup(self)
+        if self.separator is not None and self.key is None:
+            raise ValueError("an id is one value; a text that separator cuts is a bag or a sequence, or has a key")
+        return self
 
 
 class Number(FeatureSettings):
     """One number a row. Null, NaN and infinities count as missing: the mean, plus an indicator."""
 
     kind: Literal["number"] = "number"
+    default: float | None = None
+    """The number of rows that have none; then nothing is missing."""
+    key: str | None = None
+    """The column maps keys to numbers, and this column of the log holds the row's key: its number is read."""
+    pool: Literal["mean", "sum", "min", "max", "first", "last"] | None = None
+    """The column holds lists of numbers, and this is what is read of each."""
+    separator: str | None = Field(None, min_length=1)
+    """With `key` or `pool`: cut texts here, as in 'a:0.5|b:2' or '3|1|4'."""
+    key_separator: str | None = Field(None, min_length=1)
+    """With `key`: cut each piece into key and number, as in 'a:0.5', at the last one."""
     log: bool = True
     """sign(x) log(1 + |x|) before scaling."""
     scale: Literal["standard", "minmax", "none"] = "standard"
@@ -211,12 +262,46 @@ class Number(FeatureSettings):
     """Cut at these values instead: x < b0, b0 <= x < b1, ..."""
 
     @model_validator(mode="after")
-    def _one_cut(self):
-        if self.buckets is not None and self.boundaries is not None:
-            raise ValueError("buckets and boundaries are two ways to cut one number; keep one")
-        if self.boundaries is not None and any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:])):
-            raise ValueError("boundaries must increase")
+    def _one_source(self):
+        one_cut(self)
+        one_lookup(self)
+        if self.key is not None and self.pool is not None:
+            raise ValueError("key reads one number of a map, pool one of a list; keep one")
+        if self.separator is not None and self.key is None and self.pool is None:
+            raise ValueError("a number is not cut; say with pool which of a list's numbers is read, or what is made of "
+                             "them")
         return self
+
+
+class Vector(FeatureSettings):
+    """So many numbers a row, such as an embedding made elsewhere: a list column, or a text with a separator."""
+
+    kind: Literal["vector"] = "vector"
+    size: int = Field(ge=1, le=65536)
+    """How many numbers every list has; a list of another length is an error."""
+    separator: str | None = Field(None, min_length=1)
+    """Cut texts here, as in '0.1|0.7'."""
+    default: float | None = None
+    """Each number of rows that have no list, and of places that have none. Default: they are missing."""
+    log: bool = False
+    """sign(x) log(1 + |x|) before scaling."""
+    scale: Literal["standard", "minmax", "none"] = "standard"
+    """As for a number, each place for itself."""
+    clip: float | None = Field(6.0, gt=0)
+    """Scaled values are kept within -clip .. clip."""
+    indicator: bool | Literal["auto"] = "auto"
+    """One more number that is 1 where the whole list is missing. `auto`: only if it is in train."""
+
+
+def of_numbers(f: Any) -> Any:
+    """A list of numbers that are cut makes its own id space. Raises ValueError where it is told how."""
+    one_cut(f)
+    cut = "buckets" if f.buckets is not None else "boundaries" if f.boundaries is not None else None
+    if cut and (said := [k for k in SPACE_KEYS if getattr(f, k) is not None]):
+        raise ValueError(f"{cut} make an id space of their own; remove {' and '.join(said)}")
+    if cut and f.default is not None and not isinstance(f.default, int):
+        raise ValueError(f"default: {f.default!r} stands in a list of numbers; write a number")
+    return f
 
 
 class Bag(FromColumns):
@@ -227,8 +312,18 @@ class Bag(FromColumns):
     """Cut texts here, as in 'red|blue'."""
     weight_separator: str | None = Field(None, min_length=1)
     """Cut each piece into an id and its weight, as in 'red:0.5|blue:2' (needs `separator` for texts)."""
+    default: IdValue | None = None
+    """The one value of a list that is null or empty."""
+    buckets: int | None = Field(None, ge=2, le=65536)
+    """The list holds numbers, each cut into so many buckets of equal count."""
+    boundaries: list[float] | None = Field(None, min_length=1)
+    """Cut them at these values instead: x < b0, b0 <= x < b1, ..."""
     max_len: int | None = Field(None, ge=1)
     pool: Literal["mean", "sum"] = "mean"
+
+    @model_validator(mode="after")
+    def _of_numbers(self):
+        return of_numbers(self)
 
 
 class Sequence(FromColumns):
@@ -236,6 +331,12 @@ class Sequence(FromColumns):
 
     kind: Literal["sequence"] = "sequence"
     separator: str | None = Field(None, min_length=1)
+    default: IdValue | None = None
+    """The one value of a list that is null or empty."""
+    buckets: int | None = Field(None, ge=2, le=65536)
+    """The list holds numbers, such as prices or seconds, each cut into so many buckets of equal count."""
+    boundaries: list[float] | None = Field(None, min_length=1)
+    """Cut them at these values instead: x < b0, b0 <= x < b1, ..."""
     max_len: int = Field(50, ge=1)
     """Longer histories keep their latest ids."""
     latest: Literal["last", "first"] = "last"
@@ -243,6 +344,10 @@ class Sequence(FromColumns):
     target: str | None = None
     """The id feature that attention compares the history with. Default: the `id` feature of the same space."""
     pool: Literal["mean", "sum"] = "mean"
+
+    @model_validator(mode="after")
+    def _of_numbers(self):
+        return of_numbers(self)
 
 
 class History(FromColumns):
@@ -270,11 +375,21 @@ class History(FromColumns):
 
 
 class Cross(FromColumns):
-    """Two or more ids of the row as one id."""
+    """Two or more values of the row as one id."""
 
     kind: Literal["cross"] = "cross"
-    of: list[str] = Field(min_length=2, max_length=4)
+    of: list[str] | None = Field(None, min_length=2, max_length=16)
     """Names of `id` features."""
+    columns: list[str] | None = Field(None, min_length=2, max_length=16)
+    """Columns of the log instead, which the model need not see by themselves. Their values are compared as texts."""
+    default: IdValue | None = None
+    """What a part without a value counts as. Default: then the cross has none."""
+
+    @model_validator(mode="after")
+    def _one_list(self):
+        if (self.of is None) == (self.columns is None):
+            raise ValueError("a cross is of id features, `of`, or of columns, `columns`; give one of them")
+        return self
 
 
 class Length(FeatureSettings):
@@ -350,8 +465,8 @@ class Gap(FeatureSettings):
     """Where `since` is a `history`, or an event log: since its nth latest event. Default: the latest."""
 
 
-FEATURE_KINDS = {"id": Id, "number": Number, "bag": Bag, "sequence": Sequence, "history": History, "cross": Cross,
-                 "length": Length, "share": Share, "match": Match, "gap": Gap, "rate": Rate}
+FEATURE_KINDS = {"id": Id, "number": Number, "vector": Vector, "bag": Bag, "sequence": Sequence, "history": History,
+                 "cross": Cross, "length": Length, "share": Share, "match": Match, "gap": Gap, "rate": Rate}
 
 
 def _spell_out(value: Any) -> Any:
@@ -364,7 +479,7 @@ def _spell_out(value: Any) -> Any:
 
 
 AnyFeature = Annotated[
-    Annotated[Id | Number | Bag | Sequence | History | Cross | Length | Share | Match | Gap | Rate,
+    Annotated[Id | Number | Vector | Bag | Sequence | History | Cross | Length | Share | Match | Gap | Rate,
               Field(discriminator="kind")],
     BeforeValidator(_spell_out)]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from funnelrank.data import derive
+from funnelrank.data.kinds import pairs_as_map
 from funnelrank.data.parse import (
     MICROSECONDS,
     Ragged,
@@ -30,8 +31,9 @@ from funnelrank.data.parse import (
     taken,
     zero_for_null,
 )
+from funnelrank.data.readings import at_keys, known_numbers, number_lists, pooled, vectors
 from funnelrank.data.tables import Dimension, canonical
-from funnelrank.data.vocab import Family, hash_values, nulls, splitmix64, to_family
+from funnelrank.data.vocab import Family, hash_values, is_whole, nulls, splitmix64, to_family
 from funnelrank.errors import DataError, did_you_mean
 from funnelrank.schema import Schema, table_of
 
@@ -41,13 +43,18 @@ class Ids(NamedTuple):
 
     values: Values               # [n]
     missing_keys: int = 0        # rows whose key no row of the table has
+    filled: int = 0              # rows that have the feature's default
 
 
 class Reader:
-    """Reads the raw values of a schema's features; keeps each table column in the form its features need."""
+    """Reads the raw values of a schema's features; keeps each table column in the form its features need.
 
-    def __init__(self, schema: Schema, tables: Mapping[str, Dimension], families: Mapping[str, Family]):
-        self.schema, self.tables, self.families = schema, tables, families
+    boundaries   of numbers in lists that are cut, by feature; while they are not known, such a number is its 64 bits
+    """
+
+    def __init__(self, schema: Schema, tables: Mapping[str, Dimension], families: Mapping[str, Family],
+                 boundaries: Mapping[str, list[float]] | None = None):
+        self.schema, self.tables, self.families, self.boundaries = schema, tables, families, boundaries or {}
         self._kept: dict[tuple, Any] = {}
         self._making = RLock()
         compared = [name for f in schema.of_kind("share", "match").values() for name in (f.of, f.within)]
@@ -79,20 +86,60 @@ class Reader:
         column = self.schema.features[name].column
         return tuple(column.split(".", 1)) if table_of(column) else None
 
+    def base_key(self, name: str) -> tuple:
+        """What tells the values of a table's column, as this feature reads them, from all others."""
+        f, cut = self.schema.features[name], self.schema.cut_as(name)
+        return (f.column, f"cut as {cut}" if cut else self.family(name))
+
     def table_ids(self, name: str) -> pa.Array:
         """One value a row of the table [r]."""
         table, column = self.lookup(name)
-        family, space = self.family(name), self.schema.features[name].space
+        family, where = self.family(name), f"table '{table}': column '{column}'"
+        if self.schema.cut_as(name):
+            return self.keep(self.base_key(name), lambda: self.cut(name, missing_as_nan(
+                numbers(self._column(table, column), where), {})))
         return self.keep((table, column, family), lambda: id_values(
-            self._column(table, column), family, f"table '{table}': column '{column}'", space))
+            self._column(table, column), family, where, self.schema.features[name].space))
 
     def table_list(self, name: str) -> Ragged:
         """Several values a row of the table."""
         table, column = self.lookup(name)
-        f, family = self.schema.features[name], self.family(name)
+        f, family, where = self.schema.features[name], self.family(name), f"table '{table}': column '{column}'"
+        if self.schema.cut_as(name):
+            return self.keep((*self.base_key(name), f.separator), lambda: self.cut_lists(
+                name, self._column(table, column), where))
         separators = (f.separator, getattr(f, "weight_separator", None))
         return self.keep((table, column, family, separators), lambda: ragged(
-            self._column(table, column), family, f"table '{table}': column '{column}'", f.space, *separators))
+            self._column(table, column), family, where, f.space, *separators))
+
+    def cut(self, name: str, values: np.ndarray) -> pa.Array:
+        """Numbers [n] as which of the feature's buckets they fall into, from 0 on; NaN is null."""
+        boundaries, missing = self.boundaries.get(self.schema.cut_as(name)), np.isnan(values)
+        codes = (values + 0.0).view(np.int64) if boundaries is None else np.searchsorted(
+            np.asarray(boundaries), values, "right").astype(np.int64)
+        return pa.array(codes, mask=missing)
+
+    def cut_lists(self, name: str, column: pa.Array, where: str) -> Ragged:
+        """Lists of numbers as lists of buckets. Numbers that are missing or not finite are dropped."""
+        values, offsets, null = number_lists(column, where, self.schema.features[name].separator)
+        values, offsets, dropped = known_numbers(values, offsets)
+        return Ragged(Values(self.cut(name, values)), offsets, None, null, dropped)
+
+    def table_rows_of(self, name: str, rows: np.ndarray) -> pa.Array:
+        """The table's column, as it is, in these of its rows [n]; null for -1."""
+        table, column = self.lookup(name)
+        return self._column(table, column).take(pa.array(rows, mask=rows < 0))
+
+    def table_vectors(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """One vector a row of the table, one of nulls behind them [r + 1, size], and which rows have none [r + 1]."""
+        table, column = self.lookup(name)
+        f = self.schema.features[name]
+
+        def make() -> tuple[np.ndarray, np.ndarray]:
+            found, missing = vectors(self._column(table, column), f.size, f"table '{table}': column '{column}'",
+                                     f.separator)
+            return np.concatenate([found, np.full((1, f.size), np.nan)]), np.append(missing, True)
+        return self.keep((table, column, "vector", f.separator), make)
 
     def table_numbers(self, name: str) -> np.ndarray:
         """One number a row of the table, and a null behind them for rows that are not there [r + 1]."""
@@ -153,7 +200,7 @@ class Rows:
     def column(self, column: str) -> pa.Array:
         if not self.has(column):
             raise DataError(f"{self._where}: no column '{column}'" + did_you_mean(column, self._table.column_names))
-        return self._keep((column,), lambda: one_chunk(self._table.column(column)))
+        return self._keep((column,), lambda: pairs_as_map(one_chunk(self._table.column(column)), self.place(column)))
 
     def place(self, column: str) -> str:
         return f"{self._where}: column '{column}'"
@@ -162,24 +209,43 @@ class Rows:
         """The values of an `id` feature, in the family of its space."""
         f = self.reader.schema.features[name]
         family = self.reader.family(name)
-        if self.reader.lookup(name) is None:
-            return self._keep((f.column, family), lambda: Ids(Values(
+        if f.key is not None:
+            column, missing = self._at_key(name)
+            found = Ids(Values(id_values(column, family, self.place(f.column), f.space)), missing)
+        elif self.reader.lookup(name) is None:
+            found = self._keep((f.column, family), lambda: Ids(Values(
                 id_values(self.column(f.column), family, self.place(f.column), f.space))))
-        rows, missing = self._table_rows(name)
-        return Ids(Values(self.reader.table_ids(name), rows, (f.column, family)), missing)
+        else:
+            rows, missing = self._table_rows(name)
+            found = Ids(Values(self.reader.table_ids(name), rows, (f.column, family)), missing)
+        return found if f.default is None else self._with_default(name, found)
 
-    def crossed(self, parts: list[str]) -> pa.Array:
-        """The values of several `id` features as one 64-bit value; null where one of them is."""
+    def crossed(self, name: str) -> pa.Array:
+        """The values that a `cross` is of as one 64-bit value; null where one of them is, unless it has a default."""
+        f = self.reader.schema.features[name]
+        parts = [self.ids(part).values for part in f.of or ()]
+        parts += [Values(to_family(canonical(self.column(c), self.place(c)), "string", self.place(c), "a cross"))
+                  for c in f.columns or ()]
         code, null = np.zeros(len(self), np.uint64), np.zeros(len(self), bool)
-        for part in parts:
-            values = self.ids(part).values
-            code = splitmix64(code) ^ values.map(hash_values(values.base), 0)
-            null |= values.map(nulls(values.base), True)
+        for values in parts:
+            part, without = values.map(hash_values(values.base), 0), values.map(nulls(values.base), True)
+            if f.default is not None:
+                part, without = np.where(without, hash_values(_default(f.default, values.base.type)), part), False
+            code = splitmix64(code) ^ part
+            null |= without
         return pa.array(splitmix64(code).view(np.int64), mask=null)
 
     def list(self, name: str) -> Ragged:
         """The values of a `bag` or `sequence` feature."""
+        if self.reader.schema.features[name].default is None:
+            return self._list(name)
+        return self._keep((name, "list with default"), lambda: self._list_with_default(name, self._list(name)))
+
+    def _list(self, name: str) -> Ragged:
         reader, f = self.reader, self.reader.schema.features[name]
+        if reader.lookup(name) is None and reader.schema.cut_as(name):
+            return self._keep((*reader.base_key(name), f.separator), lambda: reader.cut_lists(
+                name, self.column(f.column), self.place(f.column)))
         if f.kind == "sequence" and reader.lookup(name) is None and pa.types.is_map(self.column(f.column).type):
             raise DataError(f"{self.place(f.column)} maps ids to weights, and '{name}' is a sequence, which has none; "
                             "make it a bag")
@@ -191,11 +257,37 @@ class Rows:
     def numbers(self, name: str) -> tuple[np.ndarray, dict[str, int]]:
         """A `number` feature as float64 with NaN for missing [n], and its counts."""
         f, counts = self.reader.schema.features[name], {}
+        missing = None
+        if f.key is not None or f.pool is not None:
+            column, missing = self._at_key(name) if f.key is not None else self._raw(name)
+            values = numbers(column, self.place(f.column)) if f.pool is None else pooled(
+                *number_lists(column, self.place(f.column), f.separator)[:2], f.pool)
+        elif self.reader.lookup(name) is None:
+            values = numbers(self.column(f.column), self.place(f.column))
+        else:
+            rows, missing = self._table_rows(name)
+            values = self.reader.table_numbers(name)[rows]
+        values = missing_as_nan(values, counts)
+        if self.reader.lookup(name) is not None:
+            counts |= {"nulls": counts["nulls"] - missing, "missing_keys": missing}
+        return values if f.default is None else np.where(np.isnan(values), f.default, values), counts
+
+    def vector(self, name: str) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+        """A `vector` feature as float64 with NaN for missing [n, size], which rows are missing [n], and its counts."""
+        f, counts = self.reader.schema.features[name], {}
         if self.reader.lookup(name) is None:
-            return missing_as_nan(numbers(self.column(f.column), self.place(f.column)), counts), counts
-        rows, missing = self._table_rows(name)
-        values = missing_as_nan(self.reader.table_numbers(name)[rows], counts)
-        return values, counts | {"nulls": counts["nulls"] - missing, "missing_keys": missing}
+            values, null = vectors(self.column(f.column), f.size, self.place(f.column), f.separator)
+            counts["nulls"] = int(null.sum())
+        else:
+            rows, missing = self._table_rows(name)
+            values, null = (made[rows] for made in self.reader.table_vectors(name))
+            counts |= {"nulls": int(null.sum()) - missing, "missing_keys": missing}
+        wild = np.isinf(values)
+        counts["nonfinite"] = int(wild.any(1).sum())
+        values = np.where(wild, np.nan, values)
+        if f.default is not None:
+            return np.where(np.isnan(values), f.default, values), np.zeros(len(null), bool), counts
+        return values, null, counts
 
     def gap(self, since: str, until: str) -> tuple[np.ndarray, dict[str, int]]:
         """until - since as float64 [n], in seconds where both are times; NaN where either is missing."""
@@ -239,6 +331,48 @@ class Rows:
         listed = self._keep((within, table, "rows"), lambda: self.reader.table_rows(
             table, self.list(within).values.array(), self.place(f.column)))
         return self._table_rows(name)[0], listed
+
+    def _at_key(self, name: str) -> tuple[pa.Array, int]:
+        """What the maps of a feature's column have at each row's key, and how many rows a table does not have."""
+        f = self.reader.schema.features[name]
+        column, missing = self._raw(name)
+        return at_keys(column, self.column(f.key), self.place(f.column), f.separator, f.key_separator), missing
+
+    def _raw(self, name: str) -> tuple[pa.Array, int]:
+        """A feature's column of the log, or of a table, as it is, and how many rows a table does not have."""
+        if self.reader.lookup(name) is None:
+            return self.column(self.reader.schema.features[name].column), 0
+        rows, missing = self._table_rows(name)
+        return self.reader.table_rows_of(name, rows), missing
+
+    def _with_default(self, name: str, found: Ids) -> Ids:
+        default, (base, places, key) = self.reader.schema.features[name].default, found.values
+        if places is None:
+            values = Values(base.fill_null(_default(default, base.type)[0]) if base.null_count else base)
+            return Ids(values, found.missing_keys, base.null_count)
+        without = found.values.map(nulls(base), True)
+        key = (*key, "default", default)
+        return Ids(Values(self.reader.keep(key, lambda: _one_more(base, default)),
+                          np.where(without, len(base), places), key), found.missing_keys, int(without.sum()))
+
+    def _list_with_default(self, name: str, listed: Ragged) -> Ragged:
+        """The same with one element, of weight 1, in each list that has none."""
+        f, reader, (base, places, key) = self.reader.schema.features[name], self.reader, listed.values
+        default = f.default if not reader.schema.cut_as(name) else reader.cut(
+            name, np.array([f.default], np.float64))[0].as_py()
+        counts = np.diff(listed.offsets)
+        offsets = np.concatenate([[0], np.cumsum(np.maximum(counts, 1))])
+        at = np.arange(listed.offsets[-1]) + np.repeat(offsets[:-1] - listed.offsets[:-1], counts)
+        filled = np.full(offsets[-1], len(base))
+        filled[at] = np.arange(len(base)) if places is None else places
+        weights = listed.weights
+        if weights is not None:
+            weights = np.ones(offsets[-1])
+            weights[at] = listed.weights
+        key = (*key, "default", default) if key else None
+        whole = reader.keep(key, lambda: _one_more(base, default)) if key else _one_more(base, default)
+        return listed._replace(values=Values(whole, filled, key), offsets=offsets, weights=weights,
+                               filled=int((counts == 0).sum()))
 
     def _plain(self, name: str) -> pa.Array:
         kind = self.reader.schema.features[name].kind
@@ -285,7 +419,7 @@ class Rows:
         dropped = len(rows) - int(known.sum())
         if dropped:
             rows, offsets = rows[known], offsets_of(known, offsets)
-        return Ragged(Values(base, rows, (f.column, reader.family(name))), offsets, None, keys.null,
+        return Ragged(Values(base, rows, reader.base_key(name)), offsets, None, keys.null,
                       keys.dropped + dropped - missing, missing)
 
     def _lists_of_rows(self, name: str, rows: np.ndarray) -> tuple[Values, np.ndarray, np.ndarray | None, np.ndarray]:
@@ -294,7 +428,7 @@ class Rows:
         places, offsets = derive.gather(listed.offsets, rows)
         inside = listed.values.places
         f = self.reader.schema.features[name]
-        key = (f.column, self.reader.family(name), f.separator, getattr(f, "weight_separator", None))
+        key = (*self.reader.base_key(name), f.separator, getattr(f, "weight_separator", None))
         values = Values(listed.values.base, places if inside is None else inside[places], key)
         return values, offsets, taken(listed.weights, places), np.append(listed.null, False)[rows]
 
@@ -302,3 +436,13 @@ class Rows:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+def _default(value: str | int, kind: pa.DataType) -> pa.Array:
+    """A default as a column [1] of values of this type, or as text where it is no whole number."""
+    one = pa.array([str(value)], pa.large_string())
+    return one.cast(pa.int64()) if pa.types.is_int64(kind) and is_whole(str(value)) else one
+
+
+def _one_more(base: pa.Array, default: str | int) -> pa.Array:
+    return pa.concat_arrays([base, _default(default, base.type)])

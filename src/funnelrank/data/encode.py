@@ -10,6 +10,7 @@ What counts as missing, and what it becomes:
     number, gap      null, NaN, infinities: 0 after scaling, plus 1 in '<name>.missing' where there is such a column
     bucketed number  the same: PAD
     list             null and empty lists: no ids. Null elements and elements with an unknown key are dropped
+    vector           null and empty lists: 0 everywhere, plus 1 in '<name>.missing'; one element: 0 in its place
     length           a null list holds nothing: 0 ids
     rate             null, and values that train did not have: 0, as the mean
     scenario         null: 0. A scenario that train did not have: 1
@@ -33,7 +34,7 @@ import pyarrow as pa
 
 from funnelrank.batch import Layout
 from funnelrank.data.ahead import in_order
-from funnelrank.data.columns import Reader, Rows
+from funnelrank.data.columns import Ids, Reader, Rows
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.fit import Fitting
 from funnelrank.data.fit_rates import fit_rates, period_of
@@ -54,6 +55,7 @@ FORMAT = 1
 BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
 SCENARIO = "data.scenario"      # its key among the counts; no feature's name has a dot
 NO_USER = -1
+SCALED = ("number", "vector", "length", "gap")
 
 
 class Old(NamedTuple):
@@ -84,7 +86,7 @@ class Encoder:
         self.scalers, self.boundaries, self.weighted = dict(scalers), dict(boundaries), list(weighted)
         self.rates = dict(rates)
         self.layout = self._layout()
-        self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()})
+        self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()}, self.boundaries)
         self._hash: str | None = None
 
     @classmethod
@@ -114,7 +116,7 @@ class Encoder:
             fitted["boundaries"] |= {n: b for n, b in old.boundaries.items() if n in fitted["boundaries"]}
             fitted["weighted"] = list(dict.fromkeys([*fitted["weighted"], *old.weighted]))
         families = {name: vocab.family for name, vocab in fitted["vocabs"].items()}
-        rates = fit_rates(schema, source, Reader(schema, tables, families), fitted["boundaries"],
+        rates = fit_rates(schema, source, Reader(schema, tables, families, fitted["boundaries"]), fitted["boundaries"],
                           old.rates if old else {})
         return cls(schema, tables, **fitted, rates=rates)
 
@@ -189,7 +191,7 @@ class Encoder:
                 ("vocabularies", about["vocabs"], schema.spaces), ("tables", about["tables"], [
                     t for t, columns in schema.tables.items() if columns.columns]),
                 ("scales and boundaries", [*about["scalers"], *about["boundaries"]],
-                 schema.of_kind("number", "length", "gap"))):
+                 {n for n in schema.features if schema.cut_as(n) == n} | {*schema.of_kind(*SCALED)})):
             if sorted(found) != sorted(needed):
                 raise DataError(f"{where}: has {what} of {listing(found) or 'nothing'}; its schema needs those of "
                                 f"{listing(needed) or 'nothing'}")
@@ -213,7 +215,7 @@ class Encoder:
             if not (self.schema.made or self.rates):             # else the time says what was before a row
                 del said["time"]
             for f in said["features"].values():
-                for key in ("role", "pool", "target", "vocab_list", "vocab_file"):
+                for key in ("role", "target", "vocab_list", "vocab_file", *(["pool"] if "space" in f else [])):
                     f.pop(key, None)
             for task in said["tasks"]:
                 del task["weight"]
@@ -237,11 +239,12 @@ class Encoder:
     def _layout(self) -> Layout:
         features = self.schema.features
         lists = self.schema.of_kind("bag", "sequence")
-        ids = [n for n, f in features.items() if f.kind in ("id", "cross") or n in self.boundaries]
+        ids = [n for n, f in features.items()
+               if f.kind in ("id", "cross") or f.kind == "number" and n in self.boundaries]
         of = {}
         for name, f in features.items():
             if name in self.scalers:
-                of[name] = name
+                of |= dict.fromkeys([f"{name}.{i}" for i in range(f.size)] if f.kind == "vector" else [name], name)
                 if self.scalers[name].indicator:
                     of[f"{name}.missing"] = name
             elif f.kind in ("share", "rate"):
@@ -250,7 +253,7 @@ class Encoder:
                 of[f"{name}.count"] = of[f"{name}.recency"] = name
         return Layout(
             ids=tuple(ids), numbers=tuple(of), lists=tuple(lists), tasks=tuple(self.schema.task_names),
-            space={n: n if n in self.boundaries else features[n].space for n in [*ids, *lists]},
+            space={n: getattr(features[n], "space", n) for n in [*ids, *lists]},
             size={name: vocab.size for name, vocab in self.vocabs.items()},
             role={name: features[of.get(name, name)].role for name in [*ids, *lists, *of]},
             pool={name: f.pool for name, f in lists.items()},
@@ -282,6 +285,10 @@ class Encoder:
                     columns[name] = self.scalers[name](values)
                     if self.scalers[name].indicator:
                         columns[f"{name}.missing"] = np.isnan(values)
+                case "vector":
+                    values, missing, counts[name] = rows.vector(name)
+                    scaled = self.scalers[name](values)
+                    columns |= {f"{name}.{i}": scaled[:, i] for i in range(f.size)} | {f"{name}.missing": missing}
                 case "length":
                     columns[name] = self.scalers[name](read_off.length(name))
                 case "share":
@@ -296,15 +303,17 @@ class Encoder:
 
     def _ids(self, rows: Rows, name: str) -> tuple[np.ndarray, dict[str, int]]:
         f = self.schema.features[name]
-        if f.kind == "cross":
-            values, missing = Values(rows.crossed(f.of)), 0
-        else:
-            values, missing = rows.ids(name)
+        values, missing, filled = Ids(Values(rows.crossed(name))) if f.kind == "cross" else rows.ids(name)
         ids = self._vocab_ids(f.space, values)
-        counts = {"nulls": int((ids == PAD).sum()) - missing, "oov": int((ids == OOV).sum())}
+        counts = {"nulls": int((ids == PAD).sum()) - missing + filled, "oov": int((ids == OOV).sum())}
         if f.kind == "id" and table_of(f.column):
             counts["missing_keys"] = missing
-        return ids, counts
+        return self._known(f.space, ids), counts
+
+    def _known(self, space: str, ids: np.ndarray) -> np.ndarray:
+        """OOV as the value that the space reads unknown ones as."""
+        unknown = self.vocabs[space].unknown
+        return ids if unknown == OOV else np.where(ids == OOV, np.int32(unknown), ids)
 
     def _vocab_ids(self, space: str, values: Values) -> np.ndarray:
         """Ids [n] int32 of values; those of a table's column are looked up once."""
@@ -325,11 +334,12 @@ class Encoder:
             weights = np.ones(len(ids)) if weights is None else weights
             weights = np.clip(weights, -LARGEST, LARGEST).astype(np.float32)
         null = int(listed.null.sum())
-        counts = {"nulls": null, "empty": int((np.diff(listed.offsets) == 0).sum()) - null, "ids": len(ids),
+        empty = int((np.diff(listed.offsets) == 0).sum()) + listed.filled
+        counts = {"nulls": null, "empty": empty - null, "ids": len(ids),
                   "oov": int((ids == OOV).sum()), "dropped": listed.dropped, "cut": listed.values.count() - len(ids)}
         if table_of(f.column):
             counts["missing_keys"] = listed.missing_keys
-        return List(ids, offsets, weights), counts
+        return List(self._known(f.space, ids), offsets, weights), counts
 
     def _scenario(self, rows: Rows, labels: bool) -> np.ndarray:
         column = self.schema.scenario

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.lists import ListNumbers
-from funnelrank.data.numbers import NumberStatistics
+from funnelrank.data.numbers import NumberStatistics, Scaler
 from funnelrank.data.parse import Values, is_list, newest
 from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
-from funnelrank.data.vocab import Counts, Family, Vocab, to_family
+from funnelrank.data.vocab import Counts, Family, Vocab, is_whole, to_family
 from funnelrank.errors import ConfigError
 from funnelrank.schema import Schema, Space, table_of
 from funnelrank.settings import Number
@@ -49,6 +49,11 @@ class Fitting:
         self._counts = {name: Counts(families[name]) for name, s in schema.spaces.items() if s.made == "fitted"}
         self._numbers = {name: NumberStatistics(f) for name, f in schema.of_kind("number").items()}
         self._numbers |= {name: NumberStatistics(UNIFORM) for name in schema.of_kind("length", "gap")}
+        self._numbers |= {name: NumberStatistics(Number(buckets=f.buckets, boundaries=f.boundaries))
+                          for name, f in schema.of_kind("bag", "sequence").items() if schema.cut_as(name) == name}
+        self._vectors = {name: [NumberStatistics(f) for _ in range(f.size)]
+                         for name, f in schema.of_kind("vector").items()}
+        self._rows_missing = dict.fromkeys(self._vectors, 0)
         self._weighted = [name for name, f in schema.of_kind("bag").items()
                           if f.weight_separator is not None or pa.types.is_map(_type(f.column, columns, tables))]
         self._scenario = None
@@ -85,11 +90,19 @@ class Fitting:
                     self._numbers[name].add(rows.gap(f.since, f.until)[0])
                 case "length":
                     self._numbers[name].add(read_off.length(name))
+                case "vector":
+                    values, missing, _ = rows.vector(name)
+                    self._rows_missing[name] += int(missing.sum())
+                    for one, column in zip(self._vectors[name], np.ascontiguousarray(values.T)):
+                        one.add(column)
+                case "bag" | "sequence" if name in self._numbers:
+                    listed = newest(rows.list(name), f)[0].array()       # no boundaries are known yet: 64 bits each
+                    self._numbers[name].add(listed.to_numpy().view(np.float64))
                 case "id" | "cross" | "bag" | "sequence" if f.space in self._counts:
                     if f.kind == "id":
                         values = rows.ids(name).values
                     elif f.kind == "cross":
-                        values = Values(rows.crossed(f.of))
+                        values = Values(rows.crossed(name))
                     else:
                         values = newest(rows.list(name), f)[0]
                     self._counts[f.space].add(values.base, values.times())
@@ -106,12 +119,19 @@ class Fitting:
                     space, *self.spill.counted(counts, space, owner, old), self._retire)
             else:
                 vocabs[name] = self._listed.get(name) or Vocab(space, families[name])
-        cut = {n for n, f in self.schema.of_kind("number").items() if f.buckets or f.boundaries}
+        cut = {n for n in self._numbers if self.schema.cut_as(n) == n}
+        scalers = {n: s.scaler(f"features.{n}") for n, s in self._numbers.items() if n not in cut}
+        for name, each in self._vectors.items():
+            scalers[name] = Scaler.together([s.scaler(f"features.{name}, number {i}") for i, s in enumerate(each)],
+                                            self._indicates(name))
         return {
-            "vocabs": vocabs,
-            "scalers": {n: s.scaler(f"features.{n}") for n, s in self._numbers.items() if n not in cut},
+            "vocabs": vocabs, "scalers": scalers,
             "boundaries": {n: s.boundaries() for n, s in self._numbers.items() if n in cut},
             "weighted": self._weighted, "scenario": self._scenarios()}
+
+    def _indicates(self, vector: str) -> bool:
+        said = self.schema.features[vector].indicator
+        return self._rows_missing[vector] > 0 if said == "auto" else said
 
     def _scenarios(self) -> Vocab | None:
         """Every scenario of train, in the order of their values; new ones behind those that were there."""
@@ -135,7 +155,18 @@ def _families(schema: Schema, columns: pa.Schema, tables: Mapping[str, Dimension
         if f.kind == "cross":
             found[f.space].add("int")
             continue
+        given = getattr(f, "default", None)
+        if given is not None and not is_whole(str(given)):
+            found[f.space].add("string")
+        if schema.cut_as(name):
+            continue
         kind = _type(f.column, columns, tables)
+        if f.kind == "id" and f.key is not None:
+            if pa.types.is_map(kind):
+                kind = kind.item_type
+            else:
+                found[f.space].add("pieces")
+                continue
         pieces = f.kind != "id" and (f.separator is not None or getattr(f, "weight_separator", None) is not None)
         if is_list(kind):
             kind = kind.key_type if pa.types.is_map(kind) else kind.value_type

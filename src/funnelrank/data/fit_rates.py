@@ -85,7 +85,8 @@ def _columns(schema: Schema, by_label: bool) -> list[str]:
     features, wanted = schema.features, []
     for f in schema.of_kind("rate").values():
         for name in (f.of, f.among, f.within):
-            wanted += features[name].of if name and features[name].kind == "cross" else [name] if name else []
+            wanted += [name, *(features[name].of or ())] if name and features[name].kind == "cross" else (
+                [name] if name else [])
     columns = [c for name in dict.fromkeys(wanted) for c in schema.columns_of(name)]
     if by_label:
         columns += [schema.time, *(t.label for t in schema.tasks)]

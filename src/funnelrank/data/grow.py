@@ -34,7 +34,7 @@ def carried_over(old: Encoder, schema: Schema, anew: Collection[str], retire: in
     if old.scenario is not None and schema.scenario == old.schema.scenario:
         vocabs[""] = old.scenario
     scalers = {n: s for n, s in old.scalers.items() if n in same}
-    for name, f in schema.of_kind("number").items():
+    for name, f in schema.of_kind("number", "vector").items():
         if name in scalers and f.indicator != "auto":
             scalers[name] = replace(scalers[name], indicator=f.indicator)
     return Old(vocabs, scalers, {n: b for n, b in old.boundaries.items() if n in same},

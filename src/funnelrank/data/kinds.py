@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from funnelrank.errors import DataError
 
@@ -37,8 +38,15 @@ def widened(kind: pa.DataType) -> pa.DataType:
         return pa.duration("us")
     if any(is_list(kind) for is_list in (t.is_list, t.is_large_list, t.is_fixed_size_list,
                                          t.is_list_view, t.is_large_list_view)):
-        return pa.large_list(widened(kind.value_type))
+        return pair_map(kind.value_type) or pa.large_list(widened(kind.value_type))
     return kind
+
+
+def pair_map(kind: pa.DataType) -> pa.DataType | None:
+    """The map type that lists of such structs are read as: a struct of two is a key and its value."""
+    if not pa.types.is_struct(kind) or kind.num_fields != 2:
+        return None
+    return pa.map_(pa.field("key", widened(kind.field(0).type), False), widened(kind.field(1).type))
 
 
 def common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
@@ -67,6 +75,8 @@ def conform(array: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
     """Values as a wider type, exactly: DataError where one does not survive (nanoseconds are cut to microseconds)."""
     if array.type == kind:
         return array
+    if pa.types.is_map(kind) and not pa.types.is_map(array.type) and not pa.types.is_null(array.type):
+        return _as_map(array, kind, where)
     try:
         if pa.types.is_temporal(kind):
             return array.cast(kind, safe=False)
@@ -76,6 +86,25 @@ def conform(array: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
             "int64" in str(kind)) else "write it as one type"
         raise DataError(f"{where}: {column_type(array.type)} does not fit {column_type(kind)}: {sentence(e)}; "
                         f"{remedy}") from e
+
+
+def pairs_as_map(array: pa.Array, where: str) -> pa.Array:
+    """Lists of structs of two as maps; any other column as it is."""
+    kind = widened(array.type)
+    return conform(array, kind, where) if pa.types.is_map(kind) and not pa.types.is_map(array.type) else array
+
+
+def _as_map(lists: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
+    """Lists of structs of two as maps. Structs that are null, or whose key is, are left out."""
+    pairs = lists.flatten()
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
+    keys, values = pairs.flatten()
+    known = keys.is_valid().to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(known)])[np.concatenate([[0], np.cumsum(lengths)])].astype(np.int32)
+    null = np.append(lists.is_null().to_numpy(zero_copy_only=False), False)
+    keys, values = (conform(v.filter(pa.array(known)), t, where) for v, t in
+                    ((keys, kind.key_type), (values, kind.item_type)))
+    return pa.MapArray.from_arrays(pa.array(offsets, mask=null), keys, values).cast(kind)
 
 
 def column_type(kind: pa.DataType) -> str:

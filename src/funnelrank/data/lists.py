@@ -61,7 +61,7 @@ class ListNumbers:
             listed = self._rows.list(of_name)
             codes, known = self._hashed(listed.values)
             return codes, known, listed.offsets
-        values = Values(self._rows.crossed(of.of)) if of.kind == "cross" else self._rows.ids(of_name).values
+        values = Values(self._rows.crossed(of_name)) if of.kind == "cross" else self._rows.ids(of_name).values
         return *self._hashed(values), None
 
     def counted(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from funnelrank.data.vocab import splitmix64
 from funnelrank.errors import DataError
-from funnelrank.settings import Number
+from funnelrank.settings import Number, Vector
 
 BLOCK = 1 << 16           # values reduced at once
 SAMPLE = 1 << 21          # values kept for quantiles; up to so many they are exact
@@ -98,31 +98,43 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scaler:
-    """How one column of numbers becomes one model input, and maybe a second that says where it is missing."""
+    """How one column of numbers becomes one model input, and maybe a second that says where it is missing.
+
+    Of a vector, centre and spread are lists: of each place its own.
+    """
 
     log: bool
-    centre: float
-    spread: float
+    centre: float | list[float]
+    spread: float | list[float]
     clip: float | None
     indicator: bool
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """[n] float64 with NaN for missing -> [n] float32 without."""
+        """[n], or [n, size], float64 with NaN for missing -> the same in float32 without."""
         limit = min(self.clip or LARGEST, LARGEST)
-        y = np.clip((logged(values) if self.log else values) - self.centre, -LARGEST, LARGEST) / self.spread
+        centre, spread = np.asarray(self.centre, np.float64), np.asarray(self.spread, np.float64)
+        with np.errstate(over="ignore"):
+            y = np.clip((logged(values) if self.log else values) - centre, -LARGEST, LARGEST) / spread
         return np.nan_to_num(np.clip(y, -limit, limit), nan=0.0).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
+    def together(cls, each: list[Scaler], indicator: bool) -> Scaler:
+        """Those of a vector's places as one."""
+        return cls(each[0].log, [s.centre for s in each], [s.spread for s in each], each[0].clip, indicator)
+
+    @classmethod
     def from_json(cls, said: dict[str, Any]) -> Scaler:
         """Raises ValueError or TypeError for what `to_json` never gives."""
         scaler = cls(**said)
-        numbers = (scaler.centre, scaler.spread, 1.0 if scaler.clip is None else scaler.clip)
-        if any(type(n) not in (int, float) for n in numbers) or {type(scaler.log), type(scaler.indicator)} != {bool}:
+        centre, spread = (n if isinstance(n, list) else [n] for n in (scaler.centre, scaler.spread))
+        numbers = (*centre, *spread, 1.0 if scaler.clip is None else scaler.clip)
+        if len(centre) != len(spread) or {type(scaler.log), type(scaler.indicator)} != {bool} or any(
+                type(n) not in (int, float) for n in numbers):
             raise ValueError("a scaler whose numbers are none")
-        if not (np.isfinite(scaler.centre) and np.isfinite(scaler.spread) and scaler.spread > 0):
+        if not (np.isfinite(centre).all() and np.isfinite(spread).all() and min(spread) > 0):
             raise ValueError(f"a scaler of centre {scaler.centre} and spread {scaler.spread}")
         return scaler
 
@@ -130,10 +142,10 @@ class Scaler:
 class NumberStatistics:
     """What train says about one column of numbers: becomes a Scaler, or the boundaries of its buckets."""
 
-    def __init__(self, settings: Number):
+    def __init__(self, settings: Number | Vector):
         self.settings = settings
         self._moments, self._missing = Moments(), 0
-        self._sample = Sample() if settings.buckets else None
+        self._sample = Sample() if getattr(settings, "buckets", None) else None
 
     def add(self, values: np.ndarray) -> None:
         """[n] float64 with NaN for missing."""

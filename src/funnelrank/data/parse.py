@@ -62,6 +62,7 @@ class Ragged(NamedTuple):
     null: np.ndarray             # [n] bool, the whole list is null
     dropped: int = 0             # null elements
     missing_keys: int = 0        # elements (or rows) whose key no row of the table has
+    filled: int = 0              # empty lists that have the feature's default
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

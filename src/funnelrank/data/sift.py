@@ -27,7 +27,7 @@ from funnelrank.data.parse import is_list, one_chunk
 from funnelrank.data.skipped import Skipped
 from funnelrank.data.source import Source, TooWide, Unit
 from funnelrank.data.tables import Dimension, canonical
-from funnelrank.data.vocab import Family, to_family
+from funnelrank.data.vocab import Family, is_whole, to_family
 from funnelrank.errors import DataError
 from funnelrank.schema import Schema, table_of
 
@@ -229,6 +229,10 @@ class _Check:
             match f.kind:
                 case "number":
                     rows.numbers(name)
+                case "vector":
+                    rows.vector(name)
+                case "cross" if f.columns:
+                    rows.crossed(name)
                 case "gap":
                     rows.gap(f.since, f.until)
                 case "id":
@@ -258,13 +262,22 @@ def scenario_family(schema: Schema, fitted: Source) -> Family:
 def families_of(schema: Schema, source: Source, tables: Mapping[str, Dimension]) -> dict[str, str]:
     """Space -> 'int' or 'string', as fitting decides, but for columns that may be missing or of a wrong type."""
     found: dict[str, set[str]] = {name: set() for name in schema.spaces}
-    for f in schema.of_kind("id", "bag", "sequence").values():
+    for n, f in schema.of_kind("id", "bag", "sequence").items():
+        if f.default is not None and not is_whole(str(f.default)):
+            found[f.space].add("string")
+        if schema.cut_as(n):
+            continue
         table = table_of(f.column)
         columns = source.columns if not table else tables[table].table.schema if table in tables else pa.schema([])
         name = f.column.split(".", 1)[1] if table else f.column
         if name not in columns.names:
             continue
         kind = columns.field(name).type
+        if f.kind == "id" and f.key is not None:
+            if not pa.types.is_map(kind):
+                found[f.space].add("pieces")
+                continue
+            kind = kind.item_type
         cut = f.kind != "id" and f.separator is not None and not is_list(kind)
         if is_list(kind):
             kind = kind.key_type if pa.types.is_map(kind) else kind.value_type

@@ -115,24 +115,24 @@ class _Split:
                         if c not in self.columns and source.split == "test"]
         self.reader = Reader(schema, tables, families_of(schema, fitted, tables))   # what train holds, all must hold
         self.scenario = scenario_family(schema, fitted)
-        self.features = [n for n, f in schema.features.items() if self._readable(f, tables)]
+        self.features = [n for n, f in schema.features.items() if self._readable(n, f, tables)]
         self.labelled = all(t.label in self.columns for t in schema.tasks)
-        spaces = {f.space: schema.spaces[f.space] for f in schema.of_kind("id", "bag", "sequence").values()}
+        spaces = {f.space: schema.spaces[f.space] for n, f in schema.of_kind("id", "bag", "sequence").items()
+                  if not schema.cut_as(n)}
         self.counts = {name: Counts(self.reader.families[name]) for name, space in spaces.items()
                        if source.split == "train" and (space.made != "fitted" or space.max_size)}
         self.observed, self.positives = (np.zeros(len(schema.tasks), np.int64) for _ in range(2))
         self.clashes: dict[tuple[str, str], tuple[int, int, str]] = {}
         self.scenarios: Counter = Counter()
 
-    def _readable(self, f: Any, tables: Mapping[str, Dimension]) -> bool:
+    def _readable(self, name: str, f: Any, tables: Mapping[str, Dimension]) -> bool:
         if f.kind == "rate":
             return f.task is not None and self.schema.time in self.columns
-        if f.kind in COMPUTED:
+        if f.kind in COMPUTED and not getattr(f, "columns", None):
             return False                                   # computed from features that are read themselves
-        if f.kind == "gap":
-            return {f.since, f.until} <= set(self.columns)
-        table = table_of(f.column)
-        return table in tables and f.by in self.columns if table else f.column in self.columns
+        there = set(self.schema.columns_of(name)) <= set(self.columns)
+        table = None if f.kind in ("gap", "cross") else table_of(f.column)
+        return there and (table is None or table in tables)
 
     def read(self, progress: Callable[[int], None]) -> None:
         done = 0
@@ -161,6 +161,11 @@ class _Split:
                 rows.gap(f.since, f.until)
             case "rate":
                 period_of(self.schema, rows, name)
+            case "vector":
+                rows.vector(name)
+            case "cross":
+                if not f.of:
+                    rows.crossed(name)
             case "id":
                 self._count(f.space, rows.ids(name).values)
             case _:
@@ -277,7 +282,8 @@ def _vocabularies(schema: Schema, train: _Split) -> Iterator[str]:
             if lost.any():
                 key = "vocab_file" if space.file else "vocab_list"
                 yield (f"features.{owner}.{key}: {int(lost.sum()):,} values of train are not in it "
-                       f"({seen[lost].sum() / rows:.1%} of its ids, as {_examples(values, lost)}); they become OOV")
+                       f"({seen[lost].sum() / rows:.1%} of its ids, as {_examples(values, lost)}); they become "
+                       f"{_become(space)}")
         elif space.max_size and (often := int((seen >= space.min_count).sum())) > space.max_size:
             yield (f"features.{owner}.max_size: {space.max_size:,}, but {often:,} values of train were seen at least "
                    f"{space.min_count} times; the rarer ones become OOV")
@@ -288,7 +294,11 @@ def _outside(values: pa.Array, seen: np.ndarray, space: Space, key: str, rows: i
     lost = (numbers < 0) | (numbers >= space.size)
     if lost.any():
         yield (f"{key}: {space.size:,} means ids 0 to {space.size - 1:,}, but train holds {numbers.min():,} to "
-               f"{numbers.max():,} ({seen[lost].sum() / rows:.1%} of its ids are outside and become OOV)")
+               f"{numbers.max():,} ({seen[lost].sum() / rows:.1%} of its ids are outside and become {_become(space)})")
+
+
+def _become(space: Space) -> str:
+    return "OOV" if space.unknown is None else str(space.unknown)
 
 
 def _examples(values: pa.Array, which: np.ndarray) -> str:

@@ -13,6 +13,7 @@ it keeps how many trainings in a row went by without it, so that it can grow and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -112,6 +113,8 @@ class Vocab:
         twice = pc.filter(seen.field("values"), pc.greater(seen.field("counts"), 1))
         if len(twice):
             raise fault(f"{where}: holds '{twice[0]}' more than once; each value has one id")
+        if space.unknown is not None and str(space.unknown) not in listed and space.unknown not in listed:
+            raise fault(f"{where}: does not hold {space.unknown!r}, which unknown values are read as; add it")
         exact = pc.all(pc.match_substring_regex(texts, EXACT_INT)).as_py()
         if family == "int" and exact:
             return cls(space, "int", to_family(texts, "int", where, f"id space '{space.name}'"))
@@ -121,6 +124,14 @@ class Vocab:
     def size(self) -> int:
         """Ids of the space, PAD and OOV included."""
         return FIRST + (len(self._values) if self._values is not None else self.space.size)
+
+    @property
+    def unknown(self) -> int:
+        """The id that stands for values which the space does not know: OOV, unless it says otherwise."""
+        if self.space.unknown is None:
+            return OOV
+        return int(self.ids(to_family(pa.array([str(self.space.unknown)], pa.large_string()), self.family,
+                                      f"unknown of space '{self.space.name}'", f"id space '{self.space.name}'"))[0])
 
     def known(self) -> pa.Array:
         """The values of a fitted or listed space as a column."""
@@ -190,7 +201,8 @@ class Vocab:
 
     def digest(self, update: Callable[[bytes], None]) -> None:
         """Feeds everything that decides ids to a hash function's `update`."""
-        update(json.dumps([self.space.name, self.space.made, self.space.size, self.family]).encode())
+        said = [self.space.name, self.space.made, self.space.size, self.family]
+        update(json.dumps(said + [self.space.unknown] * (self.space.unknown is not None)).encode())
         if self._values is not None:
             digest_values(self._values, update)
 
@@ -263,6 +275,11 @@ def to_family(array: pa.Array, family: Family, where: str, what: str) -> pa.Arra
         raise DataError(f"{where}: holds {first!r}, but {what} holds integers; write integers, or give "
                         "texts a place of their own")
     return array.cast(pa.int64())
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text spells an int64."""
+    return re.match(EXACT_INT, text) is not None and -2**63 <= int(text) < 2**63
 
 
 def splitmix64(numbers: np.ndarray) -> np.ndarray:

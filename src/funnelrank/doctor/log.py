@@ -150,17 +150,18 @@ def _about(schema: Schema) -> dict[str, About]:
     """Each column once, however many features read it; a number rather than an id, since it says more."""
     found: dict[tuple, About] = {}
     for name, f in schema.features.items():
-        if f.kind in ("gap", *COMPUTED):
+        if f.kind in ("gap", "vector", *COMPUTED):
             continue
         kind = {"number": "number", "id": "id"}.get(f.kind, "list")
-        key = (f.column, f.by, getattr(f, "separator", None))
+        key = (f.column, f.by, *(getattr(f, k, None) for k in ("separator", "key")),
+               f.pool if kind == "number" else None)
         if key not in found or (kind == "number" and found[key].kind == "id"):
             found[key] = About(name, kind, f.column, f.by)
     about = {a.name: a for a in found.values()}
     for name, f in schema.of_kind("gap").items():
         about[name] = About(name, "number", f"{f.until} - {f.since}")
     for name, f in schema.of_kind("sequence").items():
-        if f.target and name in about and not table_of(f.column):
+        if f.target and schema.features[f.target].kind == "id" and name in about and not table_of(f.column):
             about[f"{f.target} in {name}"] = About(name, "match", f.column)
     if schema.scenario and not any(a.source == schema.scenario for a in about.values()):
         about["data.scenario"] = About("data.scenario", "id", schema.scenario)

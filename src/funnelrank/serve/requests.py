@@ -4,7 +4,7 @@ A request is rows, of which some columns may be given once for all: those of the
 
     tensors   one a column, [rows], or [rows, length] of a list; a first dimension of 1 is one value for all rows.
               NAME.null [rows] BOOL says where there is no value, NAME.length [rows] INT64 how long each list is, and
-              NAME.weight [rows, length] FP64 what its entries weigh
+              NAME.weight [rows, length] what its entries weigh, or what a map has at its keys
     rank      {"user": {column: value}, "candidates": {column: [value, ...]} or [{column: value}, ...]}
 """
 
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.serve.protocol import Limits, RequestError, Tensor, an_object, chosen, json_numbers
 
-COMPANIONS = {"null": "BOOL", "length": "INT64", "weight": "FP64"}
+COMPANIONS = {"null": "BOOL", "length": "INT64", "weight": None}        # weights are what the map holds
 WHOLE = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 ACCEPTED = {"INT64": WHOLE, "FP64": ("FP16", "FP32", "FP64", *WHOLE, "BOOL"), "BOOL": ("BOOL",), "BYTES": ("BYTES",)}
 OPERATORS = ("sum", "product")
@@ -45,6 +45,11 @@ class Column:
         if pa.types.is_map(self.kind):
             return self.kind.key_type
         return self.kind.value_type if self.is_list else self.kind
+
+    @property
+    def weight(self) -> Column:
+        """What a map has at its keys, as a column of its own."""
+        return Column(f"{self.name}.weight", self.kind.item_type)
 
     @property
     def datatype(self) -> str:
@@ -114,7 +119,7 @@ def _column(column: Column, tensor: Tensor, beside: Mapping[str, Tensor], limits
         raise RequestError(f"{where}: shape {list(tensor.shape)}; the model says {column.shape}")
     null = _companion(column, beside, "null", tensor.shape[:1])
     lengths = _companion(column, beside, "length", tensor.shape[:1])
-    weights = _companion(column, beside, "weight", tensor.shape)
+    weights = _weights(column, beside.get("weight"), tensor.shape, limits)
     if not column.is_list:
         return _with_nulls(_values(column, tensor, where, limits), null)
     n, L = tensor.shape
@@ -132,9 +137,8 @@ def _column(column: Column, tensor: Tensor, beside: Mapping[str, Tensor], limits
     if null is not None and null.any():
         offsets = pa.array(offsets, mask=np.append(null, False))
     if pa.types.is_map(column.kind):
-        weigh = np.ones(int(kept.sum())) if weights is None else weights.ravel()[kept]
-        return pa.MapArray.from_arrays(pa.array(offsets).cast(pa.int32()), entries,
-                                       pa.array(weigh).cast(column.kind.item_type))
+        weigh = pa.array(np.ones(n * L)).cast(column.kind.item_type) if weights is None else weights
+        return pa.MapArray.from_arrays(pa.array(offsets).cast(pa.int32()), entries, weigh.filter(pa.array(kept)))
     return pa.LargeListArray.from_arrays(offsets, entries)
 
 
@@ -143,7 +147,7 @@ def _companion(column: Column, beside: Mapping[str, Tensor], name: str, shape: S
     if tensor is None:
         return None
     full, datatype = f"input '{column.name}.{name}'", COMPANIONS[name]
-    if (name == "length" and not column.is_list) or (name == "weight" and not pa.types.is_map(column.kind)):
+    if name == "length" and not column.is_list:
         raise RequestError(f"{full}: '{column.name}' has no {name}")
     if tensor.datatype not in ACCEPTED[datatype] or tuple(tensor.shape) != tuple(shape):
         raise RequestError(f"{full}: {tensor.datatype} {list(tensor.shape)}; {datatype} {list(shape)} is needed")
@@ -151,6 +155,18 @@ def _companion(column: Column, beside: Mapping[str, Tensor], name: str, shape: S
     if values is None:
         raise RequestError(f"{full}: holds null")
     return values
+
+
+def _weights(column: Column, tensor: Tensor | None, shape: Sequence[int], limits: Limits) -> pa.Array | None:
+    if tensor is None:
+        return None
+    full = f"input '{column.name}.weight'"
+    if not pa.types.is_map(column.kind):
+        raise RequestError(f"{full}: '{column.name}' has no weight")
+    if tuple(tensor.shape) != tuple(shape):
+        raise RequestError(f"{full}: {tensor.datatype} {list(tensor.shape)}; {column.weight.datatype} {list(shape)} is "
+                           "needed")
+    return _values(column.weight, tensor, full, limits)
 
 
 def _values(column: Column, tensor: Tensor, where: str, limits: Limits) -> pa.Array:
@@ -295,7 +311,7 @@ def _json_column(column: Column, values: Sequence[Any], limits: Limits) -> pa.Ar
         offsets = pa.array(offsets, mask=np.append(mask, False))
     if not mapped:
         return pa.LargeListArray.from_arrays(offsets, array)
-    items = _listed(weights, Column(column.name, pa.float64()), where, limits).cast(column.kind.item_type)
+    items = _values(column.weight, Tensor(column.name, column.weight.datatype, (len(weights),), weights), where, limits)
     return pa.MapArray.from_arrays(pa.array(offsets).cast(pa.int32()), array, items)
 
 
