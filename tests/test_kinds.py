@@ -33,6 +33,7 @@ FEATURES = {
     "paid": {"kind": "sequence", "space": "price", "max_len": 4},
     "dwell": {"kind": "sequence", "buckets": 3},
     "mean_dwell": {"kind": "number", "column": "dwell", "pool": "mean", "role": "user"},
+    "dear": {"kind": "number", "expression": "log1p(price) * (hour > 12) + coalesce(rate, 0.5)"},
     "city_x_hour": {"kind": "cross", "columns": ["city", "hour"], "hash_buckets": 100}}
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "funnelrank"
 STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # of one layer, and do not meet
 LAYERS = [
-    ["errors", "stopping"],
+    ["errors", "stopping", "expression"],
     ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
      "durable", "sealed"],
     ["batch", "inputs", "kernels"],

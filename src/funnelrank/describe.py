@@ -96,6 +96,8 @@ def _reads(feature: Any) -> str:
     if feature.kind in ("share", "match"):
         last = getattr(feature, "last", None)
         return f"{feature.of} in {feature.within}" + (f", last {last}" if last else "")
+    if getattr(feature, "expression", None):
+        return feature.expression
     column = f"{feature.column} by {feature.by}" if feature.by else feature.column
     if getattr(feature, "key", None):
         return f"{column} at {feature.key}"

@@ -66,7 +66,8 @@ EXAMPLES = {
           "weekday: {num_buckets: 7, unknown: 0, default: 0}",
     "number": "price: number\nhour: {kind: number, buckets: 24}\nage: {kind: number, boundaries: [18, 25, 40, 65]}\n"
               "ctr: {kind: number, column: category_ctrs, key: category}     # a map column at the row's category\n"
-              "dwell: {kind: number, column: dwell_times, pool: mean}        # of a list of numbers",
+              "dwell: {kind: number, column: dwell_times, pool: mean}        # of a list of numbers\n"
+              "discount: {kind: number, expression: \"1 - price / list_price\"}",
     "vector": "image: {kind: vector, size: 64, column: items.image_vector}\n"
               "scores: {kind: vector, size: 3, separator: \",\"}                # '0.2,0.7,0.1'",
     "bag": "tags: {kind: bag, separator: \"|\"}            # 'new|sale'\n"

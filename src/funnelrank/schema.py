@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from funnelrank.errors import ConfigError, did_you_mean, listing
+from funnelrank.expression import names_of
 from funnelrank.settings import (
     AnyFeature,
     AnyLoss,
@@ -178,6 +179,8 @@ class Schema(Frozen):
             return dict.fromkeys(f.columns or (), "columns")
         if f.kind in COMPUTED:
             return {}
+        if computed := getattr(f, "expression", None):
+            return dict.fromkeys([n for n in names_of(computed) if not is_number(n, name, self.features)], "expression")
         keyed = {f.key: "key"} if getattr(f, "key", None) else {}
         return ({f.by: "by"} if table_of(f.column) else {f.column: "column"}) | keyed
 
@@ -189,6 +192,8 @@ class Schema(Frozen):
         """Columns of rows that a feature reads, or that what it is computed from reads."""
         f = self.features[name]
         found = set(self.columns_of(name))
+        for other in names_of(getattr(f, "expression", None) or ""):
+            found |= self.reads(other) if is_number(other, name, self.features) else set()
         for key in ("of", "within", "among"):
             said = getattr(f, key, None) if f.kind in COMPUTED else None
             for other in [said] if isinstance(said, str) else said or []:
@@ -203,6 +208,11 @@ class Schema(Frozen):
             n: f for n, f in self.features.items() if n not in made and not (reads(f) & made)}})
 
 
+def is_number(name: str, within: str, features: Mapping[str, AnyFeature]) -> bool:
+    """Whether a name in the expression of `within` is another number of the config, and no column."""
+    return name != within and isinstance(features.get(name), Number)
+
+
 def _cut_as(name: str, features: Mapping[str, AnyFeature]) -> str | None:
     f = features[name]
     if _is_cut(f):
@@ -214,9 +224,9 @@ def _is_cut(f: AnyFeature | None) -> bool:
     return bool(getattr(f, "buckets", None) or getattr(f, "boundaries", None))
 
 
-def table_of(column: str) -> str | None:
-    """'items' of 'items.author_id'; None for a column of the log."""
-    return column.split(".", 1)[0] if "." in column else None
+def table_of(column: str | None) -> str | None:
+    """'items' of 'items.author_id'; None for a column of the log, and for what is computed."""
+    return column.split(".", 1)[0] if column and "." in column else None
 
 
 def who_reads(schema: Schema) -> dict[str, str]:
@@ -287,6 +297,8 @@ def _with_defaults(settings: Settings, made: dict[str, MadeColumn], faults: list
                 if getattr(f, key) is not None:
                     faults.append(f"{where}.{key}: a {f.kind} is computed from other features; remove {key}")
             update: dict[str, Any] = {}
+        elif getattr(f, "expression", None):
+            update = {}
         else:
             column = f.column or name
             update = {"column": column}
@@ -517,6 +529,9 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
             if a and b and not _comparable(a, b, features):
                 faults.append(f"{where}: '{f.of}' is of space '{a.space}' and '{f.within}' of '{b.space}'; a match "
                               "needs one space, or an attribute looked up by the id that the list holds")
+        elif isinstance(f, Number) and f.expression:
+            if ring := _ring(name, features):
+                faults.append(f"{where}.expression: reads itself ({' > '.join(ring)}); a number is computed of others")
         elif isinstance(f, Rate):
             _check_rate(name, f, features, settings, named, faults)
     for group, members in settings.embedding.groups.items():
@@ -529,6 +544,19 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
         if space not in widths:
             faults.append(f"embedding.spaces.{space}: no feature lives in space '{space}'; spaces are "
                           f"{listing(sorted(widths))}" + did_you_mean(space, widths))
+
+
+def _ring(start: str, features: Mapping[str, AnyFeature]) -> list[str] | None:
+    """The way from a number back to itself along what expressions read."""
+    ways, seen = [[start]], {start}
+    for way in ways:
+        for other in names_of(features[way[-1]].expression or ""):
+            if other == start and len(way) > 1:
+                return [*way, start]
+            if is_number(other, way[-1], features) and other not in seen:
+                seen.add(other)
+                ways.append([*way, other])
+    return None
 
 
 def _comparable(a: Id | Bag, b: Sequence, features: Mapping[str, AnyFeature]) -> bool:
@@ -615,7 +643,8 @@ def _check_labels(settings: Settings, features: Mapping[str, AnyFeature], faults
         labels.setdefault(label, name)
     for name, f in features.items():
         reads = {f.since, f.until} if f.kind == "gap" else {f.column, f.by, getattr(f, "key", None),
-                                                            *(getattr(f, "columns", None) or ())}
+                                                            *(getattr(f, "columns", None) or ()),
+                                                            *names_of(getattr(f, "expression", None) or "")}
         for label in sorted(reads & set(labels) - {None}):
             faults.append(f"features.{name}: reads column '{label}', which is the label of task '{labels[label]}'; "
                           "a model that sees its label learns nothing else")

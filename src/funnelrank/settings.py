@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from funnelrank.expression import parse
+
 Name = Annotated[str, Field(pattern=r"^[^\s.:|/]+$", description="no spaces and none of . : | /")]
 Proportion = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -245,6 +247,9 @@ class Number(FeatureSettings):
     """The column maps keys to numbers, and this column of the log holds the row's key: its number is read."""
     pool: Literal["mean", "sum", "min", "max", "first", "last"] | None = None
     """The column holds lists of numbers, and this is what is read of each."""
+    expression: str | None = None
+    """Computed instead of read, as `log1p(price) / max(age, 1)`, of columns and of other numbers of the config; see
+    [features.md](features.md#expressions)."""
     separator: str | None = Field(None, min_length=1)
     """With `key` or `pool`: cut texts here, as in 'a:0.5|b:2' or '3|1|4'."""
     key_separator: str | None = Field(None, min_length=1)
@@ -265,12 +270,23 @@ class Number(FeatureSettings):
     def _one_source(self):
         one_cut(self)
         one_lookup(self)
+        read = [k for k in ("column", "by", "key", "pool", "separator") if getattr(self, k) is not None]
+        if self.expression is not None and read:
+            raise ValueError(f"an expression names what it reads; remove {' and '.join(read)}")
         if self.key is not None and self.pool is not None:
             raise ValueError("key reads one number of a map, pool one of a list; keep one")
         if self.separator is not None and self.key is None and self.pool is None:
             raise ValueError("a number is not cut; say with pool which of a list's numbers is read, or what is made of "
                              "them")
         return self
+
+
+    @field_validator("expression")
+    @classmethod
+    def _parses(cls, value):
+        if value is not None:
+            parse(value)
+        return value
 
 
 class Vector(FeatureSettings):

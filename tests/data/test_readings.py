@@ -281,3 +281,20 @@ def test_what_cannot_be_meant_is_said(features, message):
 def test_what_contradicts_itself_is_said(feature, message):
     with pytest.raises(ValueError, match=message):
         schema_of({"x": feature})
+
+
+# ---- expressions
+
+def test_an_expression_reads_columns_and_other_numbers_of_the_config():
+    features = {"price": {"kind": "number", "column": "items.price", "default": 2, **RAW},
+                "rel": {"kind": "number", "expression": "budget / price", **RAW},
+                "rich": {"kind": "number", "expression": "if(rel > 3, 1, rel)", "boundaries": [1, 2]}}
+    log = table({"video": [1, 2, 9], "budget": [4.0, None, 8.0]})
+    encoder, rows = encoded(features, log, tables={"items": {"video": [1, 2], "price": [4.0, 1.0]}},
+                            keys={"items": "video"})
+    assert number(encoder, rows, "rel").tolist() == [1, 0, 4] and number(encoder, rows, "rel.missing").tolist() == [
+        0, 1, 0]
+    assert one_id(encoder, rows, "rich") == [3, 0, 3]
+    assert rows.counts["rel"] == {"rows": 3, "nulls": 1, "nonfinite": 0}
+    assert encoder.schema.reads("rich") == {"budget", "video"}
+    assert_one_at_a_time(encoder, log)

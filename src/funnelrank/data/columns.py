@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from funnelrank.data import derive
+from funnelrank.data.expressions import evaluate
 from funnelrank.data.kinds import pairs_as_map
 from funnelrank.data.parse import (
     MICROSECONDS,
@@ -35,7 +36,7 @@ from funnelrank.data.readings import at_keys, known_numbers, number_lists, poole
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Family, hash_values, is_whole, nulls, splitmix64, to_family
 from funnelrank.errors import DataError, did_you_mean
-from funnelrank.schema import Schema, table_of
+from funnelrank.schema import Schema, is_number, table_of
 
 
 class Ids(NamedTuple):
@@ -258,7 +259,9 @@ class Rows:
         """A `number` feature as float64 with NaN for missing [n], and its counts."""
         f, counts = self.reader.schema.features[name], {}
         missing = None
-        if f.key is not None or f.pool is not None:
+        if f.expression is not None:
+            values = self._computed(name)
+        elif f.key is not None or f.pool is not None:
             column, missing = self._at_key(name) if f.key is not None else self._raw(name)
             values = numbers(column, self.place(f.column)) if f.pool is None else pooled(
                 *number_lists(column, self.place(f.column), f.separator)[:2], f.pool)
@@ -271,6 +274,16 @@ class Rows:
         if self.reader.lookup(name) is not None:
             counts |= {"nulls": counts["nulls"] - missing, "missing_keys": missing}
         return values if f.default is None else np.where(np.isnan(values), f.default, values), counts
+
+    def _computed(self, name: str) -> np.ndarray:
+        """What a number's expression comes to [n]: of columns, and of other numbers with their defaults."""
+        features = self.reader.schema.features
+
+        def number(other: str) -> np.ndarray:
+            if is_number(other, name, features):
+                return self.numbers(other)[0]
+            return missing_as_nan(numbers(self.column(other), self.place(other)), {})
+        return evaluate(features[name].expression, number, len(self))
 
     def vector(self, name: str) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
         """A `vector` feature as float64 with NaN for missing [n, size], which rows are missing [n], and its counts."""

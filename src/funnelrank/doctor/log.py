@@ -152,6 +152,9 @@ def _about(schema: Schema) -> dict[str, About]:
     for name, f in schema.features.items():
         if f.kind in ("gap", "vector", *COMPUTED):
             continue
+        if f.kind == "number" and f.expression:
+            found[name,] = About(name, "number", f.expression)
+            continue
         kind = {"number": "number", "id": "id"}.get(f.kind, "list")
         key = (f.column, f.by, *(getattr(f, k, None) for k in ("separator", "key")),
                f.pool if kind == "number" else None)
