@@ -125,7 +125,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
                 record({"event": "anew", "folder": str(folder), "changed": standing.changed()})
         encoder = prepare(config, data, record, old)
         splits = encode(config, data, encoder, record)
-        model = build(config, encoder, splits)
+        model = build(config, encoder, splits, record)
         start = continued = None
         if before:
             start, continued = before.onto(config, encoder, model)

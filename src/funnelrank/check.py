@@ -269,6 +269,10 @@ def _columns(settings: Settings, schema: Schema) -> Iterator[str]:
     for name in data.events:
         if name not in schema.events:
             yield f"data.events.{name}: no history is made from this event log"
+    begun = {said.pretrained for said in settings.embedding.spaces.values()}
+    for name in data.vectors:
+        if name not in begun:
+            yield f"data.vectors.{name}: no id space starts from these; name them in embedding.spaces.NAME.pretrained"
     for table, columns in schema.tables.items():
         if not columns.columns:
             yield f"data.tables.{table}: no feature reads a column of this table"

@@ -74,6 +74,10 @@ class Console:
                 from funnelrank.describe import describe_continued
                 for line in describe_continued(event):
                     self._line(line)
+            case "pretrained":
+                self._line(f"vectors of {event['space']}: {event['found']:,} of {event['values']:,} values start from "
+                           f"{event['vectors']}{', frozen' if event['frozen'] else ''}; {event['unused']:,} vectors "
+                           "are of other values")
             case "evaluate":
                 value = "-" if event["value"] is None else f"{event['value']:.4f}"
                 best = " (best)" if event["better"] else ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from funnelrank.data.seen import Seen, groups_of
 from funnelrank.data.sift import Sifted, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
+from funnelrank.data.vectors import Vectors, open_vectors
 from funnelrank.errors import ConfigError, DataError
 from funnelrank.evaluate import table
 from funnelrank.evaluate.calibrate import described, fit_calibration, sampling_weights
@@ -46,7 +47,7 @@ from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
-from funnelrank.start import start_from
+from funnelrank.start import start_from, start_from_vectors
 from funnelrank.train.carry import Carried
 from funnelrank.train.events import Event, Report
 from funnelrank.train.health import Look
@@ -67,11 +68,13 @@ class Data:
 
     sources: dict[str, Source | Sifted]
     tables: dict[str, Dimension]
+    vectors: dict[str, Vectors] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, Any]:
         """The files behind it, or the content of tables given by hand: 'train', 'valid', 'test', 'tables.items'."""
         return {**{split: source.fingerprint() for split, source in self.sources.items()},
-                **{f"tables.{name}": table.files for name, table in self.tables.items()}}
+                **{f"tables.{name}": table.files for name, table in self.tables.items()},
+                **{f"vectors.{name}": found.fingerprint() for name, found in self.vectors.items()}}
 
 
 def open_data(config: Config, report: Report = silent, events: Mapping[str, Any] | None = None, **given: Any) -> Data:
@@ -103,7 +106,8 @@ def open_data(config: Config, report: Report = silent, events: Mapping[str, Any]
             if found := source.skipped:
                 report({"event": "skipped", "split": split, "words": found.words(), **found.to_json()})
     logs = open_events(schema, data, events)
-    return Data({split: with_histories(source, schema, logs) for split, source in sources.items()}, tables)
+    return Data({split: with_histories(source, schema, logs) for split, source in sources.items()}, tables,
+                open_vectors(data))
 
 
 def by_hand(data: DataSettings) -> DataSettings:
@@ -147,15 +151,18 @@ def freezes(config: Config, source: Source) -> bool:
     return bool(config.settings.evaluate.frozen and config.schema.user and frozen_columns(source, config.schema))
 
 
-def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit]) -> RankingModel:
+def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit],
+          report: Report = silent) -> RankingModel:
     """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates, its tables where
-    embedding.init_from says."""
+    embedding.init_from and data.vectors say."""
     settings = config.settings
     torch.manual_seed(settings.train.seed)
     labels = label_statistics(splits["train"].labels, config.schema) if "train" in splits else {}
     model = RankingModel(settings, config.schema, encoder.layout, labels)
     if settings.embedding.init_from:
         start_from(Path(settings.embedding.init_from), model.embedding, encoder, config.allow_code)
+    for said in start_from_vectors(settings, model.embedding, encoder):
+        report({"event": "pretrained", **said})
     return model.to(device_of(settings.train))
 
 

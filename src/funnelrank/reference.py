@@ -110,6 +110,7 @@ SAID = {
     "History.pool": "How the ids' vectors become one, where no part of the model asks for them singly.",
     "Embedding.width": "Numbers in a vector, for spaces that say nothing else.",
     "Embedding.optimiser": "See below.",
+    "Data.vectors": "Vectors of values by name, for `embedding.spaces`; see below.",
     "SpaceWidth.width": "Numbers in a vector of this space. Default: `embedding.width`.",
     "RowOptimiser.name": "`rowwise_adagrad` keeps one number a row instead of one a weight.",
     "RowOptimiser.lr": "Step size.",

@@ -540,7 +540,11 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
                 faults.append(f"embedding.groups.{group}: no feature '{member}'" + did_you_mean(member, features))
     widths = {f.space for f in features.values() if isinstance(f, FromColumns)} | {
         n for n in features if _cut_as(n, features) == n}
-    for space in settings.embedding.spaces:
+    for space, said in settings.embedding.spaces.items():
+        if said.pretrained is not None and said.pretrained not in settings.data.vectors:
+            faults.append(f"embedding.spaces.{space}.pretrained: no '{said.pretrained}' in data.vectors; there "
+                          f"{'are' if settings.data.vectors else 'is'} {listing(settings.data.vectors) or 'none'}"
+                          + did_you_mean(said.pretrained, settings.data.vectors))
         if space not in widths:
             faults.append(f"embedding.spaces.{space}: no feature lives in space '{space}'; spaces are "
                           f"{listing(sorted(widths))}" + did_you_mean(space, widths))

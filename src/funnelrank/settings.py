@@ -86,6 +86,22 @@ class TableSettings(Section):
     """The table's key column. A feature looks rows up by the log's column of the same name, unless it says `by`."""
 
 
+class VectorSettings(Section):
+    """Vectors of values that were made elsewhere, for `embedding.spaces.NAME.pretrained`."""
+
+    path: Paths
+    """As for `train`: two columns, a value and its vector. Or a matrix (.npy), or a text of a value and its numbers a
+    line (.txt, .vec), as word vectors are."""
+    id: str = "id"
+    """The column of values."""
+    vector: str = "vector"
+    """The column of vectors: lists of numbers of one length, or texts that `separator` cuts."""
+    separator: str | None = Field(None, min_length=1)
+    """Cut texts here, as in '0.1|0.7'."""
+    ids: str | None = None
+    """Of a matrix: a text with the value of each row, one a line. Default: the rows are the values 0, 1 and so on."""
+
+
 class Events(Section):
     """An event log: one row an event, of which `history` features take a user's earlier ones."""
 
@@ -133,6 +149,7 @@ class Data(Section):
     the table is freed. Default: values stay."""
     tables: dict[Name, TableSettings] = {}
     events: dict[Name, Events] = {}
+    vectors: dict[Name, VectorSettings] = {}
     scenario: str | None = None
     """The column that says which scenario (tab, channel, country, segment) a row belongs to."""
     user: str | None = None
@@ -591,6 +608,16 @@ class Task(Section):
 
 class SpaceWidth(Section):
     width: int | None = Field(None, ge=1)
+    pretrained: str | None = None
+    """An entry of `data.vectors`, of this width, where vectors of its values start. Others start as ever, and learn."""
+    frozen: bool = False
+    """Vectors of `pretrained` stay as they are."""
+
+    @model_validator(mode="after")
+    def _frozen(self):
+        if self.frozen and self.pretrained is None:
+            raise ValueError("there is nothing to freeze; name in pretrained where vectors start, or remove frozen")
+        return self
 
 
 class RowOptimiser(Section):

@@ -1,4 +1,5 @@
-"""Tables that start from an earlier run's (`embedding.init_from`): as FNN's do from a trained FM.
+"""Tables that start from an earlier run's (`embedding.init_from`), as FNN's do from a trained FM, or from files of
+vectors (`data.vectors`).
 
 Rows are matched by what they stand for, a value of an id space, not by their number: the two runs may have seen other
 values. Weights per id and output are matched by task as well.
@@ -6,16 +7,21 @@ values. Weights per id and output are matched by task as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from funnelrank.artefact import load_tensors, open_artefact, understood
 from funnelrank.config import load
 from funnelrank.data.encode import Encoder
+from funnelrank.data.vectors import Vectors
 from funnelrank.embedding.tables import WEIGHTS, Embedding
-from funnelrank.errors import ConfigError, listing
+from funnelrank.errors import ConfigError, DataError, listing
 from funnelrank.ranker import RankingModel
+from funnelrank.schema import FIRST
+from funnelrank.settings import Settings
 
 WHERE = "embedding.init_from"
 
@@ -58,3 +64,44 @@ def start_from(folder: Path, embedding: Embedding, encoder: Encoder, allow_code:
         raise ConfigError(f"{WHERE}: nothing of {folder} fits; its id spaces are {listing(sorted(theirs.vocabs))} and "
                           f"its tasks {listing(theirs.layout.tasks)}")
     return copied
+
+
+@torch.no_grad()
+def start_from_vectors(settings: Settings, embedding: Embedding, encoder: Encoder) -> Iterator[dict[str, Any]]:
+    """Copy vectors of data.vectors into the spaces that start from them, and freeze those that are to stay.
+
+    Says of each space how many of its `values` were `found`, and how many vectors are of values that it does not have.
+    Values that share a bucket of a hash get the vector of the first. Raises ConfigError where widths differ, DataError
+    for a value that stands twice.
+    """
+    for space, said in settings.embedding.spaces.items():
+        if said.pretrained is None:
+            continue
+        found = Vectors(said.pretrained, settings.data.vectors[said.pretrained], settings.data)
+        table = next(t for n, t in embedding.tables.items() if n not in WEIGHTS and space in t.offset)
+        vocab, start = encoder.vocabs[space], table.offset[space]
+        here, unused = torch.zeros(vocab.size, dtype=torch.bool), 0
+        for values, vectors, where in found.parts():
+            if vectors.shape[1] != table.width:
+                raise ConfigError(f"embedding.spaces.{space}: vectors of data.vectors.{said.pretrained} are "
+                                  f"{vectors.shape[1]} wide, and this space {table.width}; write width: "
+                                  f"{vectors.shape[1]}")
+            ids = torch.from_numpy(vocab.ids(values, where)).long()
+            known = ids >= FIRST
+            unused += int((~known).sum())
+            ids, of = ids[known], known.nonzero().squeeze(1)
+            first = torch.full((vocab.size,), len(ids))
+            first.scatter_reduce_(0, ids, torch.arange(len(ids)), "amin")        # of values with one id
+            twice = here[ids] | (first[ids] != torch.arange(len(ids)))
+            if twice.any() and vocab.space.made != "hash":
+                value = values[int(of[twice.nonzero()[0]])].as_py()
+                raise DataError(f"{where}: the value {value!r} stands twice; each has one vector")
+            ids, of = ids[~twice], of[~twice]
+            table.weight[start + ids] = torch.from_numpy(vectors)[of]
+            here[ids] = True
+        if said.frozen:
+            if table.frozen is None:
+                table.frozen = torch.zeros(len(table.weight), dtype=torch.bool)
+            table.frozen[start:start + vocab.size] = here
+        yield {"space": space, "vectors": said.pretrained, "found": int(here.sum()), "values": vocab.size - FIRST,
+               "unused": unused, "frozen": said.frozen}

@@ -28,6 +28,7 @@ from funnelrank.data.sift import families_of, scenario_family, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.spill import SHARE
 from funnelrank.data.tables import Dimension, canonical, open_tables
+from funnelrank.data.vectors import Vectors
 from funnelrank.data.vocab import Counts, Vocab, to_family
 from funnelrank.errors import DataError, FunnelrankError, listing
 from funnelrank.schema import COMPUTED, Schema, Space, table_of, who_reads
@@ -62,6 +63,10 @@ def verify(schema: Schema, settings: Settings, report: Callable[[dict[str, Any]]
     events = None
     with _collected(found):
         events = open_events(schema, settings.data)
+    for name, said in settings.data.vectors.items():
+        with _collected(found):
+            for _ in Vectors(name, said, settings.data).parts():
+                pass
     seen: dict[str, _Split] = {}
     fitted = sources.get("train")
     for split, source in sources.items():

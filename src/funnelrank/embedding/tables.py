@@ -40,6 +40,7 @@ class Table(nn.Module):
     """All ids of one width. Row 0 of each space is PAD: zeros, and it stays zeros.
 
     weight [rows, D], starting from N(0, init). It takes no gradient of its own; see RowGradient.
+    frozen [rows] bool, or None: rows that do not learn.
     """
 
     def __init__(self, sizes: Mapping[str, int], width: int, init: float):
@@ -54,6 +55,7 @@ class Table(nn.Module):
         if init and not weight.is_meta:                 # of shapes alone, drawing would import half of torch
             weight.normal_(0, init)
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("frozen", None, persistent=False)
         self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()]), persistent=False)
         with torch.no_grad():
             self.weight[self.pad] = 0
@@ -193,6 +195,10 @@ class Embedding(nn.Module):
         return tuple(self.slices[p.name].start for p in self.pieces if p.source == "numbers")
 
     @property
+    def all_learn(self) -> bool:
+        return all(table.frozen is None for table in self.tables.values())
+
+    @property
     def runs_native(self) -> bool:
         """Whether the native engine does the work: it is there, and the tables stand on the CPU in float32."""
         return self.native is not None and self.native.fits()
@@ -251,7 +257,15 @@ class Embedding(nn.Module):
             for rows in self.native.take():
                 name, table = tables[rows.table]
                 found[name].append(RowGradient(table, *rows[1:]))
-        return [_together(gs) for gs in found.values() if gs]
+        return [learning(_together(gs)) for gs in found.values() if gs]
+
+
+def learning(gradient: RowGradient) -> RowGradient:
+    """The same without rows that are frozen."""
+    if gradient.table.frozen is None:
+        return gradient
+    kept = ~gradient.table.frozen[gradient.rows]
+    return RowGradient(gradient.table, gradient.rows[kept], gradient.grad[kept], gradient.old[kept])
 
 
 def _together(gradients: list[RowGradient]) -> RowGradient:

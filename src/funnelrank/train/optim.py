@@ -72,7 +72,7 @@ class RowUpdates:
     def fuse(self, factor: float = 1.0, average: Average | None = None) -> None:
         """Let the next backward move the rows itself, and their average, where the engine can; `apply` and
         `average.update` are then called as ever, with the gradients that are left, if any."""
-        if self.embedding.runs_native:
+        if self.embedding.runs_native and self.embedding.all_learn:
             self.embedding.native.moves = [self._move(n, factor, average.shadow_of(n) if average else None)
                                            for n in self.embedding.tables]
 
