@@ -95,6 +95,11 @@ class Console:
                 from funnelrank.durable import spell_size
                 self._line(f"{event['what']}: about {spell_size(event['bytes'])} to be written to {event['folder']} "
                            f"({spell_size(event['free'])} free)")
+            case "engine":
+                cut = f"; buckets of {', '.join(event['buckets'])} cut at its approximate quantiles" if (
+                    event["quantiles"] == "approximate" and event["buckets"]) else ""
+                left = f"; left to a pass over the rows here: {', '.join(event['left'])}" if event["left"] else ""
+                self._line(f"train is counted by {event['engine']}{cut}{left}")
             case "profile":
                 self._line(_profile(event))
             case "warning":

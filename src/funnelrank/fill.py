@@ -24,8 +24,9 @@ URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 def short_for(path: Keys) -> str | None:
     """The key that a bare word stands for at `path`: `price: number` is `price: {kind: number}`."""
-    if path == ("train", "balance") or len(path) == 3 and (
-            path[:2] == ("train", "track") or path[0] == "tasks" and path[2] == "loss"):
+    if path in (("train", "balance"), ("data", "engine")):
+        return "name"
+    if len(path) == 3 and (path[:2] == ("train", "track") or path[0] == "tasks" and path[2] == "loss"):
         return "name"
     if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in NAMED:
         return "name"
@@ -44,7 +45,7 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
         if isinstance(inner, dict):
             inner.update({k: {} for k, v in inner.items() if v is None})
     tasks = value.get("tasks")
-    inside = [(value.get("train"), "balance"), *((task, "loss") for task in (
+    inside = [(value.get("train"), "balance"), (value.get("data"), "engine"), *((task, "loss") for task in (
         tasks.values() if isinstance(tasks, dict) else ()))]
     for section, key in inside:
         if isinstance(section, dict) and isinstance(section.get(key), str):

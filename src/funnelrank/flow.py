@@ -121,7 +121,7 @@ def prepare(config: Config, data: Data, report: Report = silent, old: Old | None
     if source is None:
         raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
     return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source),
-                       threads_of(config.settings.train), old, cache_of(config), report)
+                       threads_of(config.settings.train), old, cache_of(config), report, config.settings.data.engine)
 
 
 def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> dict[str, EncodedSplit]:

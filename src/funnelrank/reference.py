@@ -187,7 +187,8 @@ def _section(path: str, name: str, defs: Mapping[str, Any]) -> Iterator[str]:
     yield _table(name, defs[name])
     for key, node in defs[name]["properties"].items():
         inner = re.search(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(node))
-        if chosen := node.get("discriminator") or node.get("items", {}).get("discriminator"):
+        nodes = (node, node.get("items", {}), *node.get("anyOf", ()))
+        if chosen := next((n["discriminator"] for n in nodes if "discriminator" in n), None):
             yield f"### {path}.{key}\n"
             yield from _choice(chosen["mapping"], defs)
         elif inner:

@@ -115,6 +115,32 @@ class Events(Section):
     """So long after an event a row may see it: in seconds for times, in the column's unit for numbers."""
 
 
+class CountedBy(Section):
+    quantiles: Literal["exact", "approximate"] = "exact"
+    """`approximate` cuts numbers into buckets by the engine's own sketch, without sorting their values: boundaries are
+    then other ones on each engine."""
+
+
+class DuckDBEngine(CountedBy):
+    """DuckDB in this process, within half of `data.memory`; what is beyond goes to `data.cache`."""
+
+    name: Literal["duckdb"] = "duckdb"
+    connection: str | None = Field(None, min_length=1)
+    """A database file to connect to. Default: none, in memory."""
+
+
+class SparkEngine(CountedBy):
+    """Spark. The files of train must be where its workers find them."""
+
+    name: Literal["spark"] = "spark"
+    connection: str | None = Field(None, min_length=1)
+    """The master, as `spark://host:7077`, `yarn` or `local[4]`. Default: the session that runs, or what spark-submit
+    and spark-defaults.conf say."""
+
+
+AnyEngine = Annotated[DuckDBEngine | SparkEngine, Field(discriminator="name")]
+
+
 class NegativesKept(Section):
     """Negatives of one task were down-sampled before training; served probabilities are corrected for it."""
 
@@ -144,6 +170,9 @@ class Data(Section):
     cache: str | None = None
     """Folder of encoded rows, reused while files, schema and vocabularies stay the same.
     Default: `.funnelrank-cache` beside the run's folder."""
+    engine: AnyEngine | None = None
+    """Who counts train's vocabularies, statistics and rates; see [data.md](data.md#dataengine). Default: our own pass
+    over the rows, which gives the same."""
     retire: int | None = Field(None, ge=1)
     """For `--continue-from`: a value that so many trainings in a row did not see leaves its vocabulary, and its row of
     the table is freed. Default: values stay."""

@@ -227,14 +227,14 @@ class Rows:
         parts = [self.ids(part).values for part in f.of or ()]
         parts += [Values(to_family(canonical(self.column(c), self.place(c)), "string", self.place(c), "a cross"))
                   for c in f.columns or ()]
-        code, null = np.zeros(len(self), np.uint64), np.zeros(len(self), bool)
+        hashes, null = [], np.zeros(len(self), bool)
         for values in parts:
             part, without = values.map(hash_values(values.base), 0), values.map(nulls(values.base), True)
             if f.default is not None:
                 part, without = np.where(without, hash_values(_default(f.default, values.base.type)), part), False
-            code = splitmix64(code) ^ part
+            hashes.append(part)
             null |= without
-        return pa.array(splitmix64(code).view(np.int64), mask=null)
+        return pa.array(crossed_codes(hashes).view(np.int64), mask=null)
 
     def list(self, name: str) -> Ragged:
         """The values of a `bag` or `sequence` feature."""
@@ -459,3 +459,11 @@ def _default(value: str | int, kind: pa.DataType) -> pa.Array:
 
 def _one_more(base: pa.Array, default: str | int) -> pa.Array:
     return pa.concat_arrays([base, _default(default, base.type)])
+
+
+def crossed_codes(hashes: list[np.ndarray]) -> np.ndarray:
+    """One 64-bit value [n] uint64 of the hashes of several values, each [n] uint64; their order counts."""
+    code = np.zeros_like(hashes[0])
+    for part in hashes:
+        code = splitmix64(code) ^ part
+    return splitmix64(code)

@@ -50,6 +50,7 @@ from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
 from funnelrank.errors import DataError, listing
 from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of, who_reads
 from funnelrank.sealed import inside, read_json
+from funnelrank.settings import AnyEngine
 
 FORMAT = 1
 BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
@@ -92,19 +93,27 @@ class Encoder:
     @classmethod
     def fit(cls, schema: Schema, source: Source, tables: Mapping[str, Dimension],
             progress: Callable[[int], None] | None = None, threads: int = 1, old: Old | None = None,
-            scratch: Path | None = None, says: Callable[[dict[str, Any]], None] = lambda event: None) -> Encoder:
-        """One pass over train (and another where rates are counted), going on from `old` where there is one.
+            scratch: Path | None = None, says: Callable[[dict[str, Any]], None] = lambda event: None,
+            engine: AnyEngine | None = None) -> Encoder:
+        """One pass over train (and another where rates are counted), going on from `old` where there is one. What
+        `engine` can count is counted there instead; see statistics.py.
 
         `progress` is told how many rows are done; with several `threads`, rows are read ahead. Counts that pass
         data.memory go to disk, into `scratch`; `says` gets an event before. Raises DataError where columns do not fit,
         or a vocabulary passes data.memory.
         """
         source.require(schema.log_columns(), who_reads(schema))
-        done = 0
+        done, rates = 0, {}
         with Spill(scratch, source.memory, source.rows, threads, says) as spill:
             fitting = Fitting(schema, source.columns, tables, spill, old and old.vocabs, old and old.retire)
+            if engine is not None:
+                from funnelrank.data.statistics import ask
+                found = ask(engine, schema, source, fitting.reader, scenario=fitting.scenario_family,
+                            old=old.vocabs if old else {}, threads=threads, scratch=scratch, says=says)
+                fitting.take(found)
+                rates = found.rates
             with closing(in_order(source, fitting.columns, lambda table, unit: table, threads)) as units:
-                for unit, table in units:
+                for unit, table in units if fitting.columns else ():
                     fitting.add(table, source.where(unit))
                     del table                      # before the next one is read
                     done += unit.rows
@@ -117,7 +126,7 @@ class Encoder:
             fitted["weighted"] = list(dict.fromkeys([*fitted["weighted"], *old.weighted]))
         families = {name: vocab.family for name, vocab in fitted["vocabs"].items()}
         rates = fit_rates(schema, source, Reader(schema, tables, families, fitted["boundaries"]), fitted["boundaries"],
-                          old.rates if old else {})
+                          old.rates if old else {}, rates)
         return cls(schema, tables, **fitted, rates=rates)
 
     def encode(self, table: pa.Table, where: str, labels: bool = True, only: Collection[str] | None = None) -> Encoded:

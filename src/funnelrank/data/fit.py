@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from funnelrank.data.columns import Reader, Rows
 from funnelrank.data.lists import ListNumbers
-from funnelrank.data.numbers import NumberStatistics, Scaler
+from funnelrank.data.numbers import UNIFORM, NumberStatistics, Scaler
 from funnelrank.data.parse import Values, is_list, newest
 from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
@@ -20,8 +20,10 @@ from funnelrank.errors import ConfigError
 from funnelrank.schema import Schema, Space, table_of
 from funnelrank.settings import Number
 
+if TYPE_CHECKING:
+    from funnelrank.data.statistics import Found
+
 BLOCK = 8192                # rows worked on at once
-UNIFORM = Number()          # how lengths and gaps are scaled
 
 
 class Fitting:
@@ -61,28 +63,54 @@ class Fitting:
             kind = columns.field(schema.scenario).type
             self._scenario = Counts(self._old[""].family if "" in self._old else "string" if pa.types.is_null(kind)
                                     else _family(kind, f"data.scenario: column '{schema.scenario}'"))
+        self._wanted = set(schema.features)
+        self._given: dict[str, tuple[pa.Array, np.ndarray]] = {}
+        self._scenario_given: pa.Array | None = None
         for name, f in schema.of_kind("cross").items():
             made = schema.spaces[f.space].made
             if made in ("range", "list"):
                 raise ConfigError(f"features.{name}: a cross makes values of its own, which no num_buckets or "
                                   "vocabulary can hold; give it hash_buckets, or min_count and max_size")
 
+    @property
+    def reader(self) -> Reader:
+        return self._reader
+
+    @property
+    def scenario_family(self) -> Family | None:
+        return self._scenario.family if self._scenario else None
+
+    def take(self, found: Found) -> None:
+        """What an engine has counted already; `add` gathers the rest, and `columns` are what that reads."""
+        self._given, self._scenario_given = found.counts, found.scenario
+        self._numbers |= found.numbers
+        self._wanted = set(found.left)
+        for name in found.counts:
+            del self._counts[name]
+        scenario = [self.schema.scenario] if self._scenario and found.scenario is None else []
+        read = {c for name, f in self.schema.features.items() if name in self._wanted and f.kind != "rate"
+                for c in self.schema.reads(name)}
+        self.columns = [c for c in self.columns if c in read or c in scenario]
+
     def add(self, table: pa.Table, where: str) -> None:
         """Some rows of train, in their order."""
-        held = self._counts | ({"data.scenario": self._scenario} if self._scenario else {})
+        scenario = self._scenario if self._scenario_given is None else None
+        held = self._counts | ({"data.scenario": scenario} if scenario else {})
         for _, block in self._reader.blocks(table, where, BLOCK):
             self._add(block)
-            if self._scenario:
+            if scenario:
                 column = self.schema.scenario
                 place = block.place(column)
-                self._scenario.add(to_family(canonical(block.column(column), place), self._scenario.family, place,
-                                             f"the scenarios of '{column}'"))
+                scenario.add(to_family(canonical(block.column(column), place), scenario.family, place,
+                                       f"the scenarios of '{column}'"))
             self._done += len(block)
             self.spill.make_room(held, self._done)
 
     def _add(self, rows: Rows) -> None:
         read_off = ListNumbers(self.schema, rows)
         for name, f in self.schema.features.items():
+            if name not in self._wanted:
+                continue
             match f.kind:
                 case "number":
                     self._numbers[name].add(rows.numbers(name)[0])
@@ -112,11 +140,16 @@ class Fitting:
         families = self._reader.families
         vocabs = {}
         for name, space in self.schema.spaces.items():
-            if name in self._counts:
-                old, counts, owner = self._old.get(name), self._counts[name], self._owner(name)
-                vocabs[name] = self.spill.vocabulary(space, families[name], counts, owner) if (
-                    old is None or old.space.made != "fitted") else old.grown(
-                    space, *self.spill.counted(counts, space, owner, old), self._retire)
+            old = self._old.get(name)
+            old = old if old is not None and old.space.made == "fitted" else None
+            if name in self._given:
+                values, times = self._given[name]
+                vocabs[name] = old.grown(space, values, times, self._retire) if old else Vocab.fit(
+                    space, families[name], values, times)
+            elif name in self._counts:
+                counts, owner = self._counts[name], self._owner(name)
+                vocabs[name] = old.grown(space, *self.spill.counted(counts, space, owner, old), self._retire) if old \
+                    else self.spill.vocabulary(space, families[name], counts, owner)
             else:
                 vocabs[name] = self._listed.get(name) or Vocab(space, families[name])
         cut = {n for n in self._numbers if self.schema.cut_as(n) == n}
@@ -138,7 +171,9 @@ class Fitting:
         if self._scenario is None:
             return None
         space = Space(name="scenario", made="fitted", min_count=1)
-        values, _ = self.spill.counted(self._scenario, space, "data.scenario")
+        values = self._scenario_given
+        if values is None:
+            values, _ = self.spill.counted(self._scenario, space, "data.scenario")
         values = values.take(pc.sort_indices(values))
         if "" in self._old:
             return self._old[""].grown(self._old[""].space, values, np.ones(len(values), np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from funnelrank.data.frozen import first_rows, moments
 from funnelrank.data.labels import read_labels
 from funnelrank.data.lists import ListNumbers
 from funnelrank.data.parse import MICROSECONDS
-from funnelrank.data.rates import ALWAYS, Rates, Tally, periods
+from funnelrank.data.rates import ALWAYS, Lines, Rates, Tally, periods
 from funnelrank.errors import DataError
 from funnelrank.schema import Schema
 
@@ -27,17 +27,26 @@ NEVER = np.iinfo(np.int64).min        # the period of a row without a time: befo
 
 
 def fit_rates(schema: Schema, source: Source, reader: Reader, boundaries: Mapping[str, list[float]],
-              old: Mapping[str, Rates]) -> dict[str, Rates]:
-    """The rates of every `rate` feature, going on from those of `old`. Raises DataError where they pass data.memory."""
-    asked = schema.of_kind("rate")
-    if not asked:
-        return {}
-    tallies = {name: Tally(old[name].lines if name in old else None) for name in asked}
+              old: Mapping[str, Rates], found: Mapping[str, Lines]) -> dict[str, Rates]:
+    """The rates of every `rate` feature, going on from those of `old`; what is `found` already is not counted again.
+    Raises DataError where they pass data.memory.
+    """
+    tallies = {name: Tally(old[name].lines if name in old else None) for name in schema.of_kind("rate")}
+    for name, lines in found.items():
+        tallies[name].add_lines(lines)
+    asked = {name: f for name, f in schema.of_kind("rate").items() if name not in found}
+    if asked:
+        _count(schema, source, reader, boundaries, asked, tallies)
+    return {name: Rates(tally.result(), schema.features[name].strength) for name, tally in tallies.items()}
+
+
+def _count(schema: Schema, source: Source, reader: Reader, boundaries: Mapping[str, list[float]],
+           asked: Mapping[str, Any], tallies: Mapping[str, Tally]) -> None:
     by_label = any(f.task for f in asked.values())
     first, done = np.empty(0, np.int64), 0
     if any(f.task is None for f in asked.values()):
         first = np.sort(first_rows(source, schema.user, schema.time)[1])
-    for unit, table in each(source, _columns(schema, by_label)):
+    for unit, table in each(source, _columns(schema, asked)):
         where = source.where(unit)
         labels = read_labels(table, schema, where) if by_label else None
         for start, rows in reader.blocks(table, where, BLOCK):
@@ -65,7 +74,6 @@ def fit_rates(schema: Schema, source: Source, reader: Reader, boundaries: Mappin
                                     f"({source.memory / 1e9:.3g} GB); raise data.memory, or count fewer values or "
                                     "longer periods")
         done += table.num_rows
-    return {name: Rates(tallies[name].result(), f.strength) for name, f in asked.items()}
 
 
 def period_of(schema: Schema, rows: Rows, name: str) -> np.ndarray:
@@ -80,14 +88,14 @@ def period_of(schema: Schema, rows: Rows, name: str) -> np.ndarray:
     return np.where(known, periods(np.where(known, times, 0), length), NEVER)
 
 
-def _columns(schema: Schema, by_label: bool) -> list[str]:
+def _columns(schema: Schema, asked: Mapping[str, Any]) -> list[str]:
     """The columns of rows that rates are counted from."""
     features, wanted = schema.features, []
-    for f in schema.of_kind("rate").values():
+    for f in asked.values():
         for name in (f.of, f.among, f.within):
             wanted += [name, *(features[name].of or ())] if name and features[name].kind == "cross" else (
                 [name] if name else [])
     columns = [c for name in dict.fromkeys(wanted) for c in schema.columns_of(name)]
-    if by_label:
+    if any(f.task for f in asked.values()):
         columns += [schema.time, *(t.label for t in schema.tasks)]
     return list(dict.fromkeys(columns))

@@ -20,6 +20,7 @@ from funnelrank.settings import Number, Vector
 BLOCK = 1 << 16           # values reduced at once
 SAMPLE = 1 << 21          # values kept for quantiles; up to so many they are exact
 LARGEST = float(np.finfo(np.float32).max)
+UNIFORM = Number()        # how lengths and gaps are scaled
 
 
 class Moments:
@@ -65,6 +66,20 @@ class Moments:
         return self._mean + apart * share, self._m2 + m2 + apart * apart * count * share
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What Moments gather, as somebody else counted it."""
+
+    count: int
+    low: float
+    high: float
+    mean: float
+    deviation: float
+
+    def result(self) -> tuple[float, float]:
+        return (self.low, 0.0) if self.low == self.high else (self.mean, self.deviation)
+
+
 class Sample:
     """At most SAMPLE values of a stream, uniform and always the same: all of them at first; then those whose place in
     the stream hashes into a share that is halved each time the sample is full.
@@ -93,7 +108,20 @@ class Sample:
         if not len(self._values):
             return []
         cuts = np.quantile(self._values, np.arange(1, buckets) / buckets, method="higher")
-        return [float(cut) for cut in np.unique(cuts) if cut > self._values.min()]
+        return rising(cuts, self._values.min())
+
+
+def rising(cuts: np.ndarray, low: float) -> list[float]:
+    """Distinct cuts in order, without those that nothing lies below."""
+    return [float(cut) for cut in np.unique(cuts) if cut > low]
+
+
+def at_ranks(values: np.ndarray, upto: np.ndarray, buckets: int) -> np.ndarray:
+    """The quantiles of numpy's method "higher", of distinct values [k] that rise and how many of all numbers are not
+    above each [k]. Values between two that a quantile falls on may be left out.
+    """
+    ranks = np.ceil((upto[-1] - 1) * (np.arange(1, buckets) / buckets)).astype(np.int64)
+    return values[np.searchsorted(upto, ranks, "right")]
 
 
 @dataclass(frozen=True)
@@ -144,8 +172,17 @@ class NumberStatistics:
 
     def __init__(self, settings: Number | Vector):
         self.settings = settings
-        self._moments, self._missing = Moments(), 0
+        self._moments: Moments | Summary = Moments()
+        self._missing = 0
         self._sample = Sample() if getattr(settings, "buckets", None) else None
+        self._cuts: list[float] | None = None
+
+    @classmethod
+    def known(cls, settings: Number, summary: Summary, missing: int, cuts: list[float]) -> NumberStatistics:
+        """Of a column that somebody else counted: after log where `settings` have it, and with cuts for its buckets."""
+        made = cls(settings)
+        made._moments, made._missing, made._cuts = summary, missing, cuts
+        return made
 
     def add(self, values: np.ndarray) -> None:
         """[n] float64 with NaN for missing."""
@@ -156,7 +193,28 @@ class NumberStatistics:
         else:
             self._moments.add(logged(known) if self.settings.log else known)
 
+    def add_times(self, values: np.ndarray, times: np.ndarray, rows: int) -> None:
+        """Instead of `add`: values [k], each as often as `times` [k] says, of `rows` in all. NaN and infinities are
+        missing, and so are rows that have none of the values.
+        """
+        used = np.isfinite(values) & (times > 0)
+        values, times = values[used], times[used]
+        count = int(times.sum())
+        self._missing = rows - count
+        if not count:
+            return
+        y = logged(values) if self.settings.log else values
+        mean = float(y @ times / count)
+        self._moments = Summary(count, float(y.min()), float(y.max()), mean,
+                                float(np.sqrt(np.square(y - mean) @ times / count)))
+        if self.settings.buckets:
+            order = np.argsort(values)
+            cuts = at_ranks(values[order], np.cumsum(times[order]), self.settings.buckets)
+            self._cuts = rising(cuts, values.min())
+
     def boundaries(self) -> list[float]:
+        if self._cuts is not None and self.settings.buckets:
+            return self._cuts
         return self._sample.boundaries(self.settings.buckets) if self._sample else list(self.settings.boundaries)
 
     def scaler(self, where: str) -> Scaler:

@@ -49,19 +49,24 @@ class Tally:
     def add(self, value: np.ndarray, period: np.ndarray, good: np.ndarray) -> None:
         """Values [m] seen in periods [m], and whether each was good [m]."""
         if len(value):
-            self._waiting.append(_summed(Lines(value, period, good.astype(np.float64), np.ones(len(value)))))
+            self._waiting.append(summed_lines(Lines(value, period, good.astype(np.float64), np.ones(len(value)))))
         if self.nbytes > 2 * max(self._merged, 1 << 20):         # as much waits as there is: n log n in all
             self.result()
+
+    def add_lines(self, lines: Lines) -> None:
+        """Counts that were made elsewhere."""
+        self._waiting.append(lines)
 
     def result(self) -> Lines:
         if len(self._waiting) != 1:
             parts = self._waiting or [Lines(*(np.empty(0, kind) for kind in (np.uint64, np.int64, float, float)))]
-            self._waiting = [_summed(Lines(*map(np.concatenate, zip(*parts))))]
+            self._waiting = [summed_lines(Lines(*map(np.concatenate, zip(*parts))))]
         self._merged = self.nbytes
         return self._waiting[0]
 
 
-def _summed(lines: Lines) -> Lines:
+def summed_lines(lines: Lines) -> Lines:
+    """Each value and period once, in their order."""
     order = np.lexsort((lines.period, lines.value))
     value, period = lines.value[order], lines.period[order]
     if not len(value):

@@ -194,6 +194,21 @@ class Source:
         return [os.path.realpath(f.place.path) if f.place.local else f.place.path
                 for f in self._files if not isinstance(f, TableRows)]
 
+    @property
+    def paths_of_parquet(self) -> list[str] | None:
+        """Every file's path or URL, where all of them are parquet files; another engine can read these."""
+        if not all(type(f) is ParquetRows for f in self._files):
+            return None
+        return [f.place.path if f.place.local else f.place.fs.unstrip_protocol(f.place.path) for f in self._files]
+
+    @property
+    def raw_types(self) -> pa.Schema:
+        """Columns of this split as the first file holds them, without those that are bytes, in whichever file."""
+        bytes_ = {c for f in self._files for c, kind in zip(f.schema.names, f.schema.types)
+                  if any(is_(kind) for is_ in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))}
+        first = self._files[0].schema
+        return pa.schema([first.field(c) for c in self.columns.names if c in first.names and c not in bytes_])
+
     def _cut_wrongly(self) -> str:
         """What to set where a text's first line was read as columns that nobody wants."""
         if not isinstance(self._files[0], CsvRows):
