@@ -33,8 +33,8 @@ torch.set_num_threads(1)                     # a forked child has none of its pa
 
 from funnelrank import api, load_config  # noqa: E402
 from funnelrank.evaluate import report as pictures  # noqa: E402
-from funnelrank.sealed import load_tensors  # noqa: E402
 from funnelrank.simulate import simulate  # noqa: E402
+from funnelrank.tensors import load_tensors  # noqa: E402
 from funnelrank.train import trainer  # noqa: E402
 
 PHASES = ("start", "statistics", "encoding", "training", "checkpoint", "evaluation", "measuring", "artefact", "report",

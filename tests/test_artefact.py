@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from funnelrank import durable
-from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
+from funnelrank.artefact import open_artefact, understood, write_artefact
 from funnelrank.durable import find_folder, new_folder, sweep
 from funnelrank.errors import ArtefactError, FunnelrankError, TrainingError
+from funnelrank.tensors import load_tensors, save_tensors
 
 FILES = {"config.yaml": b"a: 1\n", "vocab/item.arrow": b"\x00\x01", "empty": b""}
 

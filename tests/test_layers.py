@@ -13,7 +13,7 @@ LAYERS = [
     ["errors", "stopping", "expression"],
     ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
      "durable", "sealed"],
-    ["batch", "inputs", "kernels"],
+    ["batch", "inputs", "kernels", "tensors"],
     ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
     ["ranker"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
-            "describe", "cli", "simulate", "data.vocab", "own_parts"]
+            "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch", "own_parts"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
            "except Exception": ["cli", "serve", "train.track"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p

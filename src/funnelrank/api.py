@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from funnelrank import own_parts
-from funnelrank.artefact import load_tensors, open_artefact, save_tensors, understood, write_artefact
+from funnelrank.artefact import open_artefact, understood, write_artefact
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump, plain
 from funnelrank.config import load as load_config
@@ -67,6 +67,7 @@ from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
 from funnelrank.scorer import Kind, with_tables
 from funnelrank.sealed import read_json, refuse_strangers, to_json
+from funnelrank.tensors import load_tensors, save_tensors
 from funnelrank.train.checkpoint import tensors_hash
 from funnelrank.train.events import Event, Recorder, Report
 from funnelrank.train.health import NotFinite

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from funnelrank.errors import ArtefactError
-from funnelrank.sealed import Content, load_tensors, open_sealed, save_tensors, write_sealed
+from funnelrank.sealed import Content, open_sealed, write_sealed
 from funnelrank.sealed import Sealed as Artefact
 
-__all__ = ["Artefact", "load_tensors", "open_artefact", "save_tensors", "understood", "write_artefact"]
+__all__ = ["Artefact", "open_artefact", "understood", "write_artefact"]
 
 
 def write_artefact(folder: Path, files: Mapping[str, Content], about: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from funnelrank.artefact import load_tensors, open_artefact, understood
+from funnelrank.artefact import open_artefact, understood
 from funnelrank.config import load
 from funnelrank.data.encode import Encoder
 from funnelrank.data.vectors import Vectors
@@ -22,6 +22,7 @@ from funnelrank.errors import ConfigError, DataError, listing
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import FIRST
 from funnelrank.settings import Settings
+from funnelrank.tensors import load_tensors
 
 WHERE = "embedding.init_from"
 

@@ -20,7 +20,8 @@ import torch
 
 from funnelrank import settings
 from funnelrank.evaluate.measure import NULL, UNSEEN, Scores
-from funnelrank.sealed import load_tensors, open_sealed, save_tensors, write_sealed
+from funnelrank.sealed import open_sealed, write_sealed
+from funnelrank.tensors import load_tensors, save_tensors
 
 FILE = "rows.safetensors"
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)      # spreads codes that stand close together

@@ -13,16 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from funnelrank.durable import find_folder, remove_folder
-from funnelrank.sealed import (
-    MANIFEST,
-    load_tensors,
-    open_sealed,
-    read_json,
-    refuse_strangers,
-    save_tensors,
-    to_json,
-    write_sealed,
-)
+from funnelrank.sealed import MANIFEST, open_sealed, read_json, refuse_strangers, to_json, write_sealed
+from funnelrank.tensors import load_tensors, save_tensors
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
