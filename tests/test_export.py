@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from made import batch, config, model
 
 from funnelrank import ConfigError, Ranker, api, cli
 from funnelrank.config import load
-from funnelrank.export import differences, export, opened, program_of, triton_config
+from funnelrank.export import differences, export, opened, program_of, triton_config, unstack
 from funnelrank.schema import resolve
 from funnelrank.scorer import Scorer
 
@@ -67,6 +68,25 @@ def test_histories_that_attention_reads_export_too():
     program, each = program_of(scorer), batch(5, seed=6)
     found = program.module()(*scorer.feed(each).values())
     assert max(differences(m, schema, each, [t.detach().numpy() for t in found]).values()) < 1e-6
+
+
+class Stacks(torch.nn.Module):
+
+    def forward(self, x, y):
+        both = torch.stack([x, y], 1).expand(-1, 2, -1)
+        a, b = both.unbind(1)
+        along = torch.stack([x, y], 0)[1]              # an output: it keeps its name
+        return a + 2 * b + both[:, -1], both.sum(1), along
+
+
+def test_what_is_stacked_and_taken_apart_again_is_used_as_it_was():
+    x, y = torch.randn(2, 3, 4).unbind(0)
+    program = torch.export.export(Stacks(), (x, y))
+    unstack(program.graph_module.graph)
+    for found, wanted in zip(program.module()(x, y), Stacks()(x, y), strict=True):
+        assert torch.equal(found, wanted)
+    names = [str(n.target) for n in program.graph_module.graph.nodes]
+    assert names.count("aten.stack.default") == 2 and "aten.unbind.int" not in names      # one summed, one an output
 
 
 def test_triton_is_told_every_tensor():

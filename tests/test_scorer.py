@@ -68,6 +68,16 @@ def test_a_users_features_are_looked_up_once_for_all_rows(said):
     assert fed["list.shown"].shape[0] == fed["user_ids"].shape[0] == 1
     with torch.no_grad():
         close(scorer(*fed.values()), served(m, schema, whole))
+        close(scorer.answer(each, user, torch.zeros(9, dtype=torch.int64)), served(m, schema, whole))
+
+
+@pytest.mark.parametrize("rows", [1, 63, 300])
+def test_rows_of_several_users_are_answered_in_their_order(rows):
+    m, schema = made({"name": "aitm", "represent": {"hidden": [64, 16], "norm": "batch"}})
+    scorer, each = Scorer(m, schema.served).eval(), batch(rows, seed=6)
+    with torch.no_grad():
+        close(scorer.answer(each, each, torch.arange(rows)), served(m, schema, each))
+        close(scorer(*scorer.feed(each).values()), served(m, schema, each))
 
 
 def test_models_that_read_flat_by_layers_alone_do_a_users_part_of_the_first_one_once():

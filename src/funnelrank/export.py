@@ -149,7 +149,37 @@ def program_of(scorer: Scorer) -> torch.export.ExportedProgram:
     example = [torch.zeros([sizes.get(d, d) for d in f.dims], dtype=f.dtype) for f in scorer.inputs]
     shapes = (tuple({i: dims[d] for i, d in enumerate(f.dims) if isinstance(d, str)} for f in scorer.inputs),)
     with torch.no_grad(), without_blocks():
-        return torch.export.export(scorer, tuple(example), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(scorer, tuple(example), dynamic_shapes=shapes, strict=False)
+    unstack(program.graph_module.graph)
+    return program
+
+
+def unstack(graph: torch.fx.Graph) -> None:
+    """What is stacked and then taken apart again, as slots hand views to each other, is used as it was before: in
+    eager code that is a view, and in a graph for other runtimes a copy.
+    """
+    ops, shape = torch.ops.aten, lambda node: node.meta["val"].shape
+
+    def parts(node: torch.fx.Node, dim: int) -> Sequence[torch.fx.Node] | None:
+        """What a node is a stack of along that dimension."""
+        while node.target is ops.expand.default and shape(node) == shape(node.args[0]):
+            node = node.args[0]
+        if node.target is not ops.stack.default:
+            return None
+        rank, along = len(shape(node)), node.args[1] if len(node.args) > 1 else 0
+        return node.args[0] if along % rank == dim % rank else None
+
+    def use(instead: torch.fx.Node, of: torch.fx.Node) -> None:
+        of.replace_all_uses_with(instead, lambda user: user.op != "output")      # outputs go by their nodes' names
+
+    for node in list(graph.nodes):
+        if node.target is ops.unbind.int and (found := parts(node.args[0], node.args[1] if len(node.args) > 1 else 0)):
+            for taken in list(node.users):                   # getitem
+                use(found[taken.args[1]], taken)
+        elif node.target is ops.select.int and (found := parts(node.args[0], node.args[1])):
+            use(found[node.args[2]], node)
+    graph.eliminate_dead_code()
+    graph.owning_module.recompile()
 
 
 def _write_torch(scorer: Scorer, folder: Path, name: str) -> None:

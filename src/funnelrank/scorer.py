@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import Embedding, Table
-from funnelrank.inputs import Inputs, Padded
-from funnelrank.nn.affine import Halves
+from funnelrank.funnel import Prediction
+from funnelrank.inputs import Inputs, Needs, Padded
+from funnelrank.nn.affine import Halves, fitting
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import OOV, PAD, Served
 
@@ -67,6 +69,7 @@ class Scorer(nn.Module):
     def __init__(self, model: RankingModel, outputs: Sequence[Served], tables: Kind = "fp32"):
         super().__init__()
         embedding, self.outputs = model.embedding, list(outputs)
+        self._embedding, self.kind = [embedding], tables       # in a list: no part of the graph
         self.model = frozen(model)
         del self.model.embedding                       # its tables are looked up by other means here
         self.needs, self.numbers, self.embedded = embedding.needs, embedding.layout.numbers, embedding.embedded
@@ -77,6 +80,7 @@ class Scorer(nn.Module):
             self.register_buffer(f"group_{i}", embedding.groups[g], persistent=False)
         self.shares = bool(self.users.inputs)
         self.splits = self.shares and splits(self.model)
+        self.at = sum(p.width for p in self.users.pieces)      # flat begins with what is the user's
         self.inputs = [*self.users.inputs, *self.rows.inputs]
         if self.needs.scenario or model.calibration is not None:
             self.inputs.append(Feed("scenario", torch.int64, ("rows",)))
@@ -85,14 +89,30 @@ class Scorer(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         fed = dict(zip((f.name for f in self.inputs), tensors))
-        scenario = fed.get("scenario")
         x = self._inputs(self.users(fed, self.tables), self.rows(fed, self.tables), fed.get("row_user"))
-        x.scenario = scenario
-        said = self.model.finished(self.model.funnel(self.model.slots(x)), scenario)
+        x.scenario = fed.get("scenario")
+        said = self._said(x)
         return tuple(self.model.funnel.answer(said, o) for o in self.outputs)
 
+    def answer(self, rows: Batch, users: Batch, row_user: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of rows whose users' features stand in `users`, row_user [B] int64. Where the model reads nothing
+        but flat, and that by layers, the tables are looked up as in training and no list is padded.
+        """
+        if not (self.splits and self.kind == "fp32" and replace(self.needs, scenario=False) == Needs()):
+            return self(*self.feed(rows, users, row_user).values())
+        embed, B = self._embedding[0], len(rows)
+        once, own = embed(users).flat[:, :self.at], embed(rows).flat[:, self.at:]
+        size = fitting(B)
+        own, row_user, scenario = (F.pad(v, (0, 0) * (v.dim() - 1) + (0, size - B)) for v in (
+            own, row_user, rows.scenario.long()))
+        said = self._said(Inputs(Halves(once, own, row_user), scenario=scenario))
+        return tuple(self.model.funnel.answer(said, o)[:B] for o in self.outputs)
+
+    def _said(self, x: Inputs) -> Prediction:
+        return self.model.finished(self.model.funnel(self.model.slots(x)), x.scenario)
+
     def _inputs(self, users: _Found, rows: _Found, row_user: Tensor | None) -> Inputs:
-        spread = lambda v: v[row_user]                                         # [U, ...] -> [B, ...]
+        spread = lambda v: v.index_select(0, row_user)                         # [U, ...] -> [B, ...]
         of = lambda kind: {**{k: spread(v) for k, v in getattr(users, kind).items()}, **getattr(rows, kind)}
         side = lambda found: torch.cat(found.flat, 1) if found.flat else None
         once, own = side(users), side(rows)
@@ -167,6 +187,7 @@ class _Found:
     numbers: dict[str, Tensor]
     values: dict[str, Tensor]
     there: dict[str, Tensor]
+    blocks: dict[str, Tensor]
     flat: list[Tensor]
 
 
@@ -177,11 +198,12 @@ class _Side(nn.Module):
         super().__init__()
         layout = embedding.layout
         mine = [n for n in (*layout.ids, *layout.numbers, *layout.lists) if (layout.role[n] == USER) == users]
-        self.ids, self.numbers, self.lists = ([n for n in all_ if n in mine] for all_ in (
-            layout.ids, layout.numbers, layout.lists))
+        self.pieces = [p for p in embedding.pieces if p.name in mine]
+        place = {p.name: i for i, p in enumerate(self.pieces)}                # in flat's order they are looked up
+        self.ids, self.numbers, self.lists = (sorted((n for n in all_ if n in mine), key=lambda n: place.get(n, len(
+            place))) for all_ in (layout.ids, layout.numbers, layout.lists))
         self.columns = {n: layout.ids.index(n) for n in self.ids} | {n: layout.numbers.index(n) for n in self.numbers}
         self.list_at = {n: layout.lists.index(n) for n in self.lists}
-        self.pieces = [p for p in embedding.pieces if p.name in mine]
         self.histories = [f for f in embedding.histories if f in mine]
         self.mean = {n: layout.pool[n] == "mean" for n in self.lists}
         self.weighted = layout.weighted
@@ -198,11 +220,14 @@ class _Side(nn.Module):
             for kind, t, _ in self.where[n]:
                 self.single.setdefault((kind, t), []).append(n)
         for (kind, t), names in self.single.items():
+            least = [OOV if layout.role[n] == "scenario" else PAD for n in names]
             for what, numbers in (
-                    ("columns", [self.ids.index(n) for n in names]),
+                    ("columns", None if names == self.ids else [self.ids.index(n) for n in names]),      # None: all
                     ("offsets", [o for n in names for k, u, o in self.where[n] if (k, u) == (kind, t)]),
-                    ("least", [OOV if layout.role[n] == "scenario" else PAD for n in names])):
-                self.register_buffer(f"{what}_{kind}_{t}", torch.tensor(numbers), persistent=False)
+                    ("least", least if any(least) else None)):
+                self.register_buffer(f"{what}_{kind}_{t}", None if numbers is None else torch.tensor(numbers),
+                                     persistent=False)
+        self.runs = [(of, [p.name for p in ps]) for of, ps in groupby(self.pieces, lambda p: (p.source, p.width))]
         prefix, dim = ("user_", "users") if users else ("", "rows")
         self.prefix = prefix
         self.inputs = []
@@ -215,13 +240,21 @@ class _Side(nn.Module):
                 self.inputs.append(Feed(f"list.{n}.weight", torch.float32, (dim, f"length.{n}"), (n,)))
 
     def forward(self, fed: Mapping[str, Tensor], tables: nn.ModuleDict) -> _Found:
-        found = _Found({}, {}, {}, {}, {}, {}, [])
+        found = _Found({}, {}, {}, {}, {}, {}, {}, [])
         for kind in ("vectors", "linear", "crosses"):
             self._look_up(kind, fed, tables, getattr(found, kind), found)
         if self.numbers:
             numbers = fed[self.prefix + "numbers"]
             found.numbers = dict(zip(self.numbers, numbers.split(1, 1)))
-        found.flat = [found.numbers[p.name] if p.source == "numbers" else found.vectors[p.name] for p in self.pieces]
+        for (source, width), names in self.runs:               # neighbours in flat are neighbours in what was looked up
+            whole = (fed[self.prefix + "numbers"] if source == "numbers" else
+                     found.blocks[f"width_{width}"] if source == "ids" else None)
+            if whole is None:
+                found.flat += [found.vectors[n] for n in names]
+                continue
+            known = self.numbers if source == "numbers" else self.single["vectors", f"width_{width}"]
+            first = known.index(names[0])
+            found.flat.append((whole if names == known else whole[:, first:first + len(names)]).flatten(1))
         return found
 
     def _look_up(self, kind: str, fed: Mapping[str, Tensor], tables: nn.ModuleDict, into: dict[str, Tensor],
@@ -229,8 +262,10 @@ class _Side(nn.Module):
         at = {n: (t, offset) for n in self.where for k, t, offset in self.where[n] if k == kind}
         for t in dict.fromkeys(t for t, _ in at.values()):
             if single := self.single.get((kind, t)):
-                ids = self._ids(fed, kind, t) + getattr(self, f"offsets_{kind}_{t}")
-                into |= dict(zip(single, tables[t](ids).unbind(1)))
+                vectors = tables[t](self._ids(fed, kind, t) + getattr(self, f"offsets_{kind}_{t}"))
+                into |= dict(zip(single, vectors.unbind(1)))
+                if kind == "vectors":
+                    found.blocks[t] = vectors                                  # [R, n, D]
             for n in (n for n in self.lists if n in at and at[n][0] == t):
                 ids = fed[f"list.{n}"]
                 there = ids > 0
@@ -242,14 +277,20 @@ class _Side(nn.Module):
 
     def _ids(self, fed: Mapping[str, Tensor], kind: str, table: str) -> Tensor:
         """[R, n]; what names the scenario has no null, as in Embedding."""
-        ids = fed[self.prefix + "ids"].index_select(1, getattr(self, f"columns_{kind}_{table}"))
-        return torch.maximum(ids, getattr(self, f"least_{kind}_{table}"))
+        ids, columns, least = fed[self.prefix + "ids"], *(getattr(self, f"{what}_{kind}_{table}")
+                                                          for what in ("columns", "least"))
+        ids = ids if columns is None else ids.index_select(1, columns)
+        return ids if least is None else torch.maximum(ids, least)
 
     def _pool(self, name: str, vectors: Tensor, there: Tensor, weight: Tensor | None) -> Tensor:
         """[R, L, D] -> [R, D]"""
-        total = there.sum(1, keepdim=True).float() if weight is None else weight.sum(1, keepdim=True)
         pooled = (vectors if weight is None else vectors * weight.unsqueeze(2)).sum(1)
-        return pooled * torch.where(total > 0, 1 / total, 1.0) if self.mean[name] else pooled
+        if not self.mean[name]:
+            return pooled
+        if weight is None:
+            return pooled / there.float().sum(1, keepdim=True).clamp(min=1)
+        total = weight.sum(1, keepdim=True)
+        return pooled * torch.where(total > 0, 1 / total, 1.0)
 
     def feed(self, batch: Batch) -> dict[str, Tensor]:
         fed = {}

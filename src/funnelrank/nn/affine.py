@@ -52,7 +52,7 @@ class Halves(NamedTuple):
         once = F.linear(self.once, first, bias)                                # [U, out]
         if not torch.compiler.is_compiling() and len(once) == 1:
             return affine(self.own, rest, once[0], relu)
-        y = F.linear(self.own, rest) + once[self.user]
+        y = torch.addmm(once.index_select(0, self.user), self.own, rest.t())   # the product adds to them
         return y.relu() if relu else y
 
 
@@ -61,9 +61,16 @@ def affine(x: Tensor | Halves, weight: Tensor, bias: Tensor | None, relu: bool =
     if isinstance(x, Halves):
         return x.affine(weight, bias, relu)
     if _fits(x, weight):
-        return _Affine.apply(x, weight, bias, relu)
+        if torch.is_grad_enabled():
+            return _Affine.apply(x, weight, bias, relu)
+        return ONEDNN(x.contiguous(), weight.contiguous(), bias, *(RELU if relu else PLAIN))
     y = F.linear(x, weight, bias)
     return y.relu() if relu else y
+
+
+def fitting(rows: int) -> int:
+    """The next number of rows that the faster product takes; `rows` itself where those are few, or there is none."""
+    return rows if ONEDNN is None or rows < 4 * STEP else -(-rows // STEP) * STEP
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:

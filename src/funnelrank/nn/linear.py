@@ -20,6 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 SMALL = 2048       # numbers of n weights together, up to which they are computed as one
 WIDE = 512         # columns of n layers together, up to which a narrow one joins their product
+LONE = 64          # columns of one of n layers, from which on each is a product of its own in a network that answers
 _blocks = True
 
 
@@ -100,7 +101,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int], *, activation: Activation = "relu", dropout: float = 0.0,
                  norm: Literal["batch", "layer"] | None = None, stack: int | None = None):
         super().__init__()
-        self.stack = stack
+        self.stack, self.apart = stack, False
         self.out = hidden[-1] if hidden else width
         self.layers = nn.ModuleList()
         for a, b in zip([width, *hidden], hidden):
@@ -112,7 +113,10 @@ class MLP(nn.Module):
             }))
 
     def collapse(self) -> None:
-        """Batch norms become part of the layers before them, for a network that only answers."""
+        """Batch norms become part of the layers before them, for a network that only answers. Wide layers that share
+        their input are then done one by one: what each gives is the next one's input as it is, without a copy.
+        """
+        self.apart = self.stack is not None and len(self.layers) > 0 and self.layers[0]["linear"].out >= LONE
         for layer in self.layers:
             if "norm" in layer and layer["norm"].kind == "batch":
                 linear, norm = layer["linear"], layer.pop("norm")
@@ -127,6 +131,9 @@ class MLP(nn.Module):
             return x
         if x.dim() == 2 and not self.layers:
             return x.unsqueeze(1).expand(-1, self.stack, -1)
+        if x.dim() == 2 and self.apart:
+            first = self.layers[0]
+            return self._behind([_layer(first, x, first["linear"].one(i), i) for i in range(self.stack)], 1)
         if x.dim() == 2:                             # they share their input
             return self._behind(_layer(self.layers[0], x, self.layers[0]["linear"].wide()), 1)
         return self._behind(x.flatten(1), 0)

@@ -40,7 +40,8 @@ def gated_sum(key: Tensor, x: Tensor, scale: float) -> Tensor:
     """h = sum_n softmax_n(scale <key_n, x_n>) x_n: key and x [B, N, H] -> [B, H]."""
     if _fits(key, x):
         return _Gated.apply(key, x, scale)
-    return torch.bmm((scale * (key * x).sum(2)).softmax(1).unsqueeze(1), x).squeeze(1)
+    gate = (scale * (key * x).sum(2)).softmax(1)
+    return sum(w * part for w, part in zip(gate.split(1, 1), x.unbind(1)))         # N is small
 
 
 def sum_and_squares(v: Tensor) -> tuple[Tensor, Tensor]:

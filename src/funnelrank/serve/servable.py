@@ -99,7 +99,7 @@ class Servable:
         if not once:
             table = pa.concat_tables([self._table(r, self.columns) for r in asked])
             batch = self._packed(self.encoder.encode(table, WHERE, labels=False), told)
-            fed = None
+            users = None
         else:
             users, rows, places, start = [], [], [], 0
             for r in asked:
@@ -111,15 +111,15 @@ class Servable:
                 start += 1 if shared else r.rows
             many = sum(r.rows for r in asked)
             batch = self._packed(self._encoded(rows, self.others, many), told)
-            fed = self.scorer.feed(batch, self._packed(self._encoded(users, self.users, start), told),
-                                   torch.from_numpy(np.concatenate(places).astype(np.int64)))
+            users = self._packed(self._encoded(users, self.users, start), told)
+            places = torch.from_numpy(np.concatenate(places).astype(np.int64))
         encoded = time.perf_counter()
         with torch.inference_mode():
-            if fed is None:
+            if users is None:
                 said = self.model.served(batch)
                 found = [self.model.funnel.answer(said, o) for o in self.schema.served]
             else:
-                found = self.scorer(*fed.values())
+                found = self.scorer.answer(batch, users, places)
             values = [t.numpy() for t in found]
         told.encode += encoded - clock
         told.score += time.perf_counter() - encoded
