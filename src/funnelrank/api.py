@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from funnelrank import own_parts
-from funnelrank.artefact import open_artefact, understood, write_artefact
+from funnelrank.artefact import artefact_folder, open_artefact, understood, write_artefact
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump, plain
 from funnelrank.config import load as load_config
@@ -76,6 +76,7 @@ from funnelrank.train.track import Told, Trackers
 from funnelrank.train.trainer import Trained
 
 EXPORTED_ROWS = 512          # run through a graph
+KNOWN_OF_SERVED = ("model", "reading", "seed", "started", "encoder", "versions")     # of `about`, in a folder to serve
 
 
 @dataclass
@@ -460,16 +461,6 @@ class Ranker:
         return {o.name: self.model.funnel.answer(said, o).cpu().numpy() for o in self.config.schema.served}
 
 
-def artefact_folder(folder: Path) -> Path:
-    """The artefact of a run's folder, or the folder itself. Raises ArtefactError for a run that has not finished."""
-    if not (folder / "manifest.json").exists():
-        if (folder / "artefact").is_dir():
-            return folder / "artefact"
-        if (folder / "events.jsonl").exists():
-            raise ArtefactError(f"{folder}: this run has not finished, so there is no artefact; train it again")
-    return folder
-
-
 def evaluate(artefact: str | Path, rows: Any = None, *, split: str = "test", out: str | Path | None = None,
              by: Sequence[str] = (), report: Report = silent,
              events: Mapping[str, Any] | None = None, allow_code: bool = False) -> list[dict[str, Any]]:
@@ -513,8 +504,11 @@ def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "f
     before = model
     if tables != "fp32":
         model = with_tables(model, tables)
-    done = export_graph(model, schema, ranker.about.get("name", ranker.config.name), to, Path(out), tables=tables,
-                        rows=batch)
+    name, beside, about = ranker.about.get("name", ranker.config.name), {}, {}
+    if to == "serve":
+        beside, about = _to_serve(ranker, model), {k: v for k, v in ranker.about.items() if k in KNOWN_OF_SERVED}
+        about |= {"name": name, "tables": tables}
+    done = export_graph(model, schema, name, to, Path(out), tables=tables, rows=batch, beside=beside, about=about)
     if verify and (worst := max(done.differences, key=done.differences.get)) and done.differences[worst] > CLOSE:
         raise ArtefactError(f"{out}: output '{worst}' differs from the model by {done.differences[worst]:.2g}, and "
                             f"{CLOSE:g} is the most that may be; the files stay for a look at them")
@@ -526,6 +520,17 @@ def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "f
             both.append({row["task"]: row["value"] for row in overall if row["task"] and row["value"] is not None})
         measured = {task: (both[0][task], both[1][task]) for task in both[0] if task in both[1]}
     return done, measured
+
+
+def _to_serve(ranker: Ranker, model: RankingModel) -> dict[str, Any]:
+    """What a server needs beside the graph of `model`: the encoder, and the golden request as that model answers it."""
+    if ranker.golden is None:
+        raise ConfigError("--to serve: the artefact has no golden request, by which a server knows that it answers as "
+                          "it should; train it again")
+    before, ranker.model = ranker.model, model
+    golden = Golden(ranker.golden.rows, pa.table(ranker._scores(ranker.golden.rows, "golden rows")))
+    ranker.model = before
+    return {"encoder": ranker.encoder.save, "golden": golden.save}
 
 
 def describe(what: Config | str | Path, shapes: bool = False, allow_code: bool = False) -> str:

@@ -14,7 +14,10 @@ from funnelrank.errors import ArtefactError
 from funnelrank.sealed import Content, open_sealed, write_sealed
 from funnelrank.sealed import Sealed as Artefact
 
-__all__ = ["Artefact", "open_artefact", "understood", "write_artefact"]
+__all__ = ["SERVED", "Artefact", "artefact_folder", "open_artefact", "understood", "write_artefact"]
+
+
+SERVED = "served artefact"      # what a manifest calls a folder that `export --to serve` wrote
 
 
 def write_artefact(folder: Path, files: Mapping[str, Content], about: Mapping[str, Any]) -> None:
@@ -37,6 +40,16 @@ def open_artefact(folder: Path) -> Artefact:
     before is opened.
     """
     return open_sealed(Path(folder), "artefact")
+
+
+def artefact_folder(folder: Path) -> Path:
+    """The artefact of a run's folder, or the folder itself. Raises ArtefactError for a run that has not finished."""
+    if not (folder / "manifest.json").exists():
+        if (folder / "artefact").is_dir():
+            return folder / "artefact"
+        if (folder / "events.jsonl").exists():
+            raise ArtefactError(f"{folder}: this run has not finished, so there is no artefact; train it again")
+    return folder
 
 
 @contextmanager

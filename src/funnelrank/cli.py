@@ -410,7 +410,7 @@ def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None
 
 
 @app.command
-def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"], out: Path,
+def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch", "serve"], out: Path,
            tables: Literal["fp32", "fp16", "int8"] = "fp32", rows: Words = None,
            verify: Annotated[bool, Parameter(negative=())] = False, allow_code: Code = False) -> None:
     """Write a trained model as one graph for other runtimes.
@@ -419,6 +419,7 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
     For example:
 
       funnelrank export runs/demo --to onnx --out exported/demo --verify
+      funnelrank export runs/demo --to serve --out served/demo
       funnelrank export runs/demo --to triton --out models
       funnelrank export runs/demo --to onnx --tables int8 --rows test.parquet --out small
 
@@ -427,9 +428,10 @@ def export(artefact: Path, /, *, to: Literal["onnx", "aoti", "triton", "torch"],
     artefact
         A run folder, or the artefact/ in it.
     to
-        onnx; aoti, compiled for this kind of machine; triton, a model repository; torch, for torch.export.load.
+        onnx; aoti, compiled for this kind of machine; triton, a model repository; torch, for torch.export.load; serve,
+        for funnelrank serve: ONNX with the encoder beside it, which answers without torch.
     out
-        A folder that is not there yet.
+        A folder that is not there yet; of --to serve one that is there is replaced in one step.
     tables
         How embedding rows are kept. With --rows that have labels, the loss in AUC is measured.
     rows
@@ -456,7 +458,7 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
           max_rows: int = 10_000, max_body_mb: float = 32, max_list: int = 10_000, max_text: int = 1_000,
           token_file: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None,
           watch: float = 0.0, drain: float = 0.0, access_log: bool = True,
-          check: Annotated[bool, Parameter(negative=())] = False) -> None:
+          check: Annotated[bool, Parameter(negative=())] = False, allow_code: Code = False) -> None:
     """Answer requests over HTTP and gRPC, by the Open Inference Protocol v2.
 
     Loads each artefact, verifies it on its golden request, and then listens. SIGTERM ends it when every request that
@@ -465,11 +467,13 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
       funnelrank serve runs/demo
       funnelrank serve shop=runs/shop mail=runs/mail --port 9000 --watch 5
       funnelrank serve runs/demo --check
+      funnelrank export runs/demo --to serve --out served/demo && funnelrank serve served/demo
 
     Parameters
     ----------
     artefacts
-        Run folders, or the artefact/ in them; NAME=FOLDER gives a name, which is otherwise the run's.
+        Run folders, or the artefact/ in them, or folders that export --to serve wrote, which start sooner and answer
+        faster; NAME=FOLDER gives a name, which is otherwise the run's.
     host
         Where to listen. Beyond this machine: 0.0.0.0, with a token or behind something that asks for one.
     grpc_port
@@ -517,7 +521,7 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
     if (tls_cert is None) != (tls_key is None):
         raise ConfigError("--tls-cert: a certificate and its key go together; give --tls-cert and --tls-key")
     if check:
-        for name, servable in server.load(folders).items():
+        for name, servable in server.load(folders, threads, allow_code).items():
             say(f"{name}: good. Version {servable.version}, {len(servable.columns)} inputs, outputs "
                 f"{', '.join(servable.outputs)}; its golden request differs by {servable.verify():.2g}")
         return
@@ -525,7 +529,8 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
     server.serve(folders, server.Serving(
         host=host, port=port, grpc_port=grpc_port, threads=threads, wait=wait_ms / 1e3,
         batch_rows=batch_rows, queue_rows=queue_rows, timeout=timeout_ms / 1e3, limits=limits, token=_token(token_file),
-        tls=(tls_cert, tls_key) if tls_cert and tls_key else None, watch=watch, drain=drain, access_log=access_log))
+        tls=(tls_cert, tls_key) if tls_cert and tls_key else None, watch=watch, drain=drain, access_log=access_log,
+        allow_code=allow_code))
 
 
 @app.command

@@ -5,6 +5,8 @@
     aoti     model.pt2 of compiled code (AOTInductor): the fastest, for this kind of CPU and this version of torch only
     triton   a model repository, NAME/config.pbtxt and NAME/1/model.onnx, which Triton loads as it is
 
+    serve    for `funnelrank serve`: model.onnx with the encoder and the golden request beside it, sealed as an artefact
+
 Each comes with inputs.json: the graph's inputs, what varies in their shapes, and which feature is which column.
 """
 
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from funnelrank.artefact import SERVED
 from funnelrank.batch import Batch
 from funnelrank.durable import new_folder, write_failure
 from funnelrank.errors import ConfigError, TrainingError, listing
@@ -32,9 +35,9 @@ from funnelrank.nn.linear import without_blocks
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema
 from funnelrank.scorer import Feed, Kind, Scorer
-from funnelrank.sealed import to_json
+from funnelrank.sealed import Content, refuse_strangers, to_json, write_sealed
 
-Form = Literal["torch", "onnx", "aoti", "triton"]
+Form = Literal["torch", "onnx", "aoti", "triton", "serve"]
 CLOSE = 1e-5                     # what a form may differ from the model by
 OPSET = 20
 TIMED = 30                       # runs behind a p50
@@ -55,26 +58,35 @@ class Exported:
 
 
 def export(model: RankingModel, schema: Schema, name: str, to: Form, out: Path, *, tables: Kind = "fp32",
-           rows: Batch | None = None) -> Exported:
+           rows: Batch | None = None, beside: Mapping[str, Content] | None = None,
+           about: Mapping[str, Any] | None = None) -> Exported:
     """Write one form of a model into `out`, which must not be there yet, and time it on `rows`.
 
-    With `rows`, it is also held against the model on them. Raises ConfigError where a library is missing or the folder
-    is in the way, and where the model has no such form.
+    With `rows`, it is also held against the model on them. To serve, `beside` holds what else the folder needs, and
+    `about` what its manifest says; a folder of that kind is replaced. Raises ConfigError where a library is missing or
+    the folder is in the way, and where the model has no such form.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: {out} is there already; choose another folder, or remove it")
     _libraries(to)
+    if to == "serve":
+        refuse_strangers(out, SERVED)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: {out} is there already; choose another folder, or remove it")
     scorer = Scorer(model, schema.served, tables).eval()
-    try:
-        with new_folder(out) as new:
-            write = {"torch": _write_torch, "onnx": _write_onnx, "aoti": _write_aoti, "triton": _write_triton}[to]
-            write(scorer, new, name)
-            (new / "inputs.json").write_bytes(to_json(described(scorer, name, tables)))
-    except OSError as error:
-        said = write_failure(error, out)
-        if said is None:
-            raise
-        raise TrainingError(f"{out}: {said}") from error
+    inputs = to_json(described(scorer, name, tables))
+    if to == "serve":
+        write_sealed(out, SERVED, {"model.onnx": lambda path: _write_onnx(scorer, path.parent, name),
+                                   "inputs.json": inputs, **(beside or {})}, about or {})
+    else:
+        try:
+            with new_folder(out) as new:
+                write = {"torch": _write_torch, "onnx": _write_onnx, "aoti": _write_aoti, "triton": _write_triton}[to]
+                write(scorer, new, name)
+                (new / "inputs.json").write_bytes(inputs)
+        except OSError as error:
+            said = write_failure(error, out)
+            if said is None:
+                raise
+            raise TrainingError(f"{out}: {said}") from error
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     clock = time.perf_counter()
     run = opened(to, out, name)
@@ -126,7 +138,7 @@ def opened(to: Form, folder: Path, name: str) -> Run:
     import onnxruntime as runtime  # an extra, and slow to come
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    path = folder / ("model.onnx" if to == "onnx" else f"{name}/1/model.onnx")
+    path = folder / ("model.onnx" if to in ("onnx", "serve") else f"{name}/1/model.onnx")
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     known = {i.name for i in session.get_inputs()}
     return lambda fed: session.run(None, {k: v.numpy() for k, v in fed.items() if k in known})

@@ -34,6 +34,7 @@ from funnelrank.settings import (
 
 PAD, OOV = 0, 1          # in every id space, always
 FIRST = 2                # the first id that stands for a value
+USER = "user"            # the role whose features many rows share
 DEFAULT_MIN_COUNT = 5
 AUTO_LAST = (None, 10, 3)   # windows of automatic `share` numbers
 AUTO_NTH = (1, 3, 10)       # events back to which automatic `gap` numbers reach

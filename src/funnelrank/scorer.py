@@ -25,10 +25,9 @@ from funnelrank.funnel import Prediction
 from funnelrank.inputs import Inputs, Needs, Padded
 from funnelrank.nn.affine import Halves, fitting
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import OOV, PAD, Served
+from funnelrank.schema import OOV, PAD, USER, Served
 
 Kind = Literal["fp32", "fp16", "int8"]
-USER = "user"            # the role whose features many rows share
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,15 @@ def open_sealed(folder: Path, kind: str) -> Sealed:
     raise ArtefactError(f"{where}: there is no such folder{near}")
 
 
+def kind_of(folder: Path) -> str | None:
+    """What a folder's manifest says that it is; None where there is no manifest to read. Nothing is verified."""
+    with held_folder(folder) as path:
+        if path is None or not _is_file(path / MANIFEST):
+            return None
+        said = read_json(path / MANIFEST, str(folder))
+        return said.get("kind") if isinstance(said, dict) else None
+
+
 def to_json(value: Any) -> bytes:
     """ValueError on NaN and infinities, TypeError on what JSON has no word for."""
     return json.dumps(value, allow_nan=False, indent=1, ensure_ascii=False).encode()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from funnelrank.data.tables import KeyIndex
 from funnelrank.data.vocab import (
     Counts,
     Vocab,
@@ -218,3 +219,17 @@ def test_digest_knows_values_and_not_their_layout():
 def test_vocabularies_need_no_torch():
     code = "import sys, funnelrank.data.vocab; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("keys, distinct", [
+    ([1, 2, 9], True), ([3, 1, 3], False), ([0, 10**12, 5 * 10**15], True), ([0, 10**15, 5, 10**15], False),
+    (["a", "b", ""], True), (["a", "b", "a"], False)])
+def test_an_index_sees_whether_its_keys_are_distinct(keys, distinct):
+    assert KeyIndex(pa.array(keys)).is_distinct() == distinct
+
+
+def test_texts_that_share_a_hash_are_still_distinct(monkeypatch):
+    from funnelrank.data import tables
+    monkeypatch.setattr(tables, "_hashes", lambda texts: np.zeros(len(texts), np.uint64))
+    assert KeyIndex(pa.array(["a", "b", "c"])).is_distinct()
+    assert not KeyIndex(pa.array(["a", "b", "a"])).is_distinct()

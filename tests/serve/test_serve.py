@@ -18,6 +18,7 @@ from funnelrank.serve.batching import Batcher
 from funnelrank.serve.protocol import Limits, Tensor
 from funnelrank.serve.requests import Rows, from_rank, from_tensors
 from funnelrank.serve.servable import Servable
+from funnelrank.serve.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")
@@ -401,10 +402,10 @@ def test_an_artefact_that_answers_otherwise_than_before_is_not_served(run, shop,
     ranker.golden = Golden(ranker.golden.rows, scores.set_column(0, "click", pa.array(
         scores["click"].to_numpy() + np.float32(1e-3))))
     with pytest.raises(ArtefactError, match="of its golden request 'click' differs by 0.001"):
-        Servable(ranker, "shop", "1").verify()
+        Servable(TorchEngine(ranker), "shop", "1").verify()
     ranker.golden = None
     with pytest.raises(ArtefactError, match="has no golden request"):
-        Servable(ranker, "shop", "1")
+        Servable(TorchEngine(ranker), "shop", "1")
 
 
 def test_the_openapi_document_names_every_path(server):

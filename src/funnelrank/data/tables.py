@@ -95,6 +95,16 @@ class KeyIndex:
     def __len__(self) -> int:
         return len(self.values)
 
+    def is_distinct(self) -> bool:
+        """Whether each key is there once, as it must be."""
+        if self.table is not None:
+            return np.count_nonzero(self.table >= 0) == len(self)
+        twice = self.sorted[1:] == self.sorted[:-1]
+        if self.family == "int" or not twice.any():
+            return not twice.any()
+        same = self.values.take(pa.array(self.order[np.append(twice, False) | np.append(False, twice)]))
+        return pc.count_distinct(same).as_py() == len(same)              # equal hashes of different texts
+
     def find(self, query: pa.Array | pa.ChunkedArray, where: str = "ids") -> np.ndarray:
         """Positions [n] int64 of the query's values [n]; -1 for nulls and for values that are no key.
 

@@ -194,8 +194,10 @@ class Vocab:
         values = _one_chunk(table["value"], TYPE[about["family"]]) if about["keeps_values"] else None
         unseen = table["unseen"].cast(pa.int32()).to_numpy() if "unseen" in table.column_names else None
         vocab = cls(Space(**about["space"]), about["family"], values, unseen)
+        if values is not None:
+            vocab._index = KeyIndex(values)
         if (values is None) == (vocab.space.made in ("fitted", "list")) or (
-                values is not None and pc.count_distinct(values).as_py() != len(values)):
+                values is not None and not vocab._index.is_distinct()):
             raise DataError(f"{path}: the values of a vocabulary are each there once")
         return vocab
 

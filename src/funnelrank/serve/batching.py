@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import torch
-
 from funnelrank.errors import DataError
 from funnelrank.serve.protocol import RequestError
 from funnelrank.serve.requests import Rows
@@ -54,9 +52,9 @@ class Batcher:
     """
 
     def __init__(self, servable: Servable, *, most_rows: int = 2048, wait: float = 0.0, queue_rows: int = 20_000,
-                 threads: int = 1, told: Callable[[Servable, Done, Sequence[Scored]], None] | None = None):
+                 told: Callable[[Servable, Done, Sequence[Scored]], None] | None = None):
         self.current = servable
-        self.most_rows, self.wait, self.queue_rows, self.threads, self.told = most_rows, wait, queue_rows, threads, told
+        self.most_rows, self.wait, self.queue_rows, self.told = most_rows, wait, queue_rows, told
         self.waiting_rows = 0
         self._queue: deque[_Waiting] = deque()
         self._changed, self._closing = threading.Condition(), False
@@ -84,7 +82,6 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        torch.set_num_threads(self.threads)
         while batch := self._next():
             self._score(batch)
 

@@ -1,9 +1,10 @@
 """An artefact that answers: requests' raw rows -> the numbers that `predict` gives of them.
 
-    requests  ->  one table of users, one of rows  ->  the Encoder, once each  ->  the Scorer  ->  each request's share
+    requests  ->  one table of users, one of rows  ->  the Encoder, once each  ->  an engine  ->  each request's share
 
-Where no request shares a user among its rows this is the path of `predict`, to the bit for the same batch. Where one
-does, features of the role `user` are read, encoded and computed once for it.
+An engine is a trained artefact in torch, or a graph that was exported to be served. Where no request shares a user
+among its rows torch goes the path of `predict`, to the bit for the same batch. Where one does, features of the role
+`user` are read, encoded and computed once for it.
 """
 
 from __future__ import annotations
@@ -13,20 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from funnelrank.api import Ranker, artefact_folder
-from funnelrank.batch import Batch
+from funnelrank.artefact import SERVED, artefact_folder
+from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded
 from funnelrank.data.golden import CLOSE, Golden
-from funnelrank.data.loader import pack
-from funnelrank.errors import ArtefactError
-from funnelrank.scorer import USER, Scorer
-from funnelrank.sealed import MANIFEST
+from funnelrank.errors import ArtefactError, ConfigError
+from funnelrank.schema import USER
+from funnelrank.sealed import MANIFEST, kind_of
 from funnelrank.serve.requests import Column, Rows
 
 WHERE = "the request"
@@ -49,18 +48,33 @@ class Told:
     score: float = 0.0
 
 
+class Engine(Protocol):
+    """What turns encoded rows into outputs [rows] float32, in the order of `schema.served`."""
+
+    encoder: Encoder
+    golden: Golden | None
+    about: Mapping[str, Any]
+
+    def alone(self, rows: Encoded) -> list[np.ndarray]:
+        """Each row with a user of its own."""
+        ...
+
+    def shared(self, rows: Encoded, users: Encoded, row_user: np.ndarray) -> list[np.ndarray]:
+        """Rows whose users' features stand in `users`; row_user [B] int64."""
+        ...
+
+
 class Servable:
     """One version of one artefact, verified on its golden request."""
 
-    def __init__(self, ranker: Ranker, name: str, version: str):
-        if ranker.golden is None:
+    def __init__(self, engine: Engine, name: str, version: str):
+        if engine.golden is None:
             raise ArtefactError(f"{name}: this artefact has no golden request, so nothing shows whether it answers as "
                                 "it did when it was trained; train it again")
-        self.name, self.version, self.golden = name, version, ranker.golden
-        self.encoder, self.model, self.schema = ranker.encoder, ranker.model.eval(), ranker.config.schema
-        self.columns = {f.name: Column(f.name, f.type) for f in ranker.golden.rows.schema}
+        self.engine, self.name, self.version, self.golden = engine, name, version, engine.golden
+        self.encoder, self.schema = engine.encoder, engine.encoder.schema
+        self.columns = {f.name: Column(f.name, f.type) for f in self.golden.rows.schema}
         self.outputs = [o.name for o in self.schema.served]
-        self.scorer = Scorer(ranker.model, self.schema.served).eval()
         self.users = [n for n, f in self.schema.features.items() if f.role == USER]
         self.others = [n for n in self.schema.features if n not in set(self.users)]
         reads = lambda names: {c for n in names for c in self.schema.reads(n)}
@@ -68,11 +82,22 @@ class Servable:
         self.of_rows = [c for c in self.columns if c in reads(self.others) or c == self.schema.scenario]
 
     @classmethod
-    def load(cls, folder: Path, name: str | None = None) -> Servable:
-        """Raises ArtefactError where the folder is no whole artefact, or does not answer its golden request."""
+    def load(cls, folder: Path, name: str | None = None, threads: int = 1, allow_code: bool = False) -> Servable:
+        """A run's folder, an artefact, or a folder that `export --to serve` wrote. Raises ArtefactError where it is
+        none of them, is not whole, or does not answer its golden request; ConfigError where a library is missing.
+        """
         path = artefact_folder(folder)
-        ranker = Ranker.load(path)
-        servable = cls(ranker, name or ranker.about.get("name", folder.name), version_of(path))
+        if kind_of(path) == SERVED:
+            try:
+                from funnelrank.serve.onnx_engine import OnnxEngine  # an extra
+            except ModuleNotFoundError as error:
+                raise ConfigError(f"serve: {folder} needs the library '{error.name}', which is not installed; "
+                                  "pip install 'funnelrank[serve]'") from None
+            engine = OnnxEngine.load(path, threads)
+        else:
+            from funnelrank.serve.torch_engine import TorchEngine  # slow to come, and not needed by the other
+            engine = TorchEngine.load(path, threads, allow_code)
+        servable = cls(engine, name or engine.about.get("name", folder.name), version_of(path))
         servable.verify()
         return servable
 
@@ -98,45 +123,37 @@ class Servable:
         clock = time.perf_counter()
         if not once:
             table = pa.concat_tables([self._table(r, self.columns) for r in asked])
-            batch = self._packed(self.encoder.encode(table, WHERE, labels=False), told)
-            users = None
+            rows = self.encoder.encode(table, WHERE, labels=False)
+            told.counts.append(rows.counts)
         else:
-            users, rows, places, start = [], [], [], 0
-            for r in asked:
-                shared = bool(r.once) and set(self.of_users) <= set(r.once)
-                users.append(pa.table({c: r.once[c] for c in self.of_users}) if shared else
-                             self._table(r, self.of_users))
-                rows.append(self._table(r, self.of_rows))
-                places.append(np.full(r.rows, start) if shared else np.arange(start, start + r.rows))
-                start += 1 if shared else r.rows
-            many = sum(r.rows for r in asked)
-            batch = self._packed(self._encoded(rows, self.others, many), told)
-            users = self._packed(self._encoded(users, self.users, start), told)
-            places = torch.from_numpy(np.concatenate(places).astype(np.int64))
+            rows, users, row_user = self._apart(asked, told)
         encoded = time.perf_counter()
-        with torch.inference_mode():
-            if users is None:
-                said = self.model.served(batch)
-                found = [self.model.funnel.answer(said, o) for o in self.schema.served]
-            else:
-                found = self.scorer.answer(batch, users, places)
-            values = [t.numpy() for t in found]
+        values = self.engine.shared(rows, users, row_user) if once else self.engine.alone(rows)
         told.encode += encoded - clock
         told.score += time.perf_counter() - encoded
         ends = np.cumsum([r.rows for r in asked])
         return [Scored({name: np.ascontiguousarray(v[end - r.rows:end]) for name, v in zip(self.outputs, values)})
                 for r, end in zip(asked, ends)]
 
+    def _apart(self, asked: Sequence[Rows], told: Told) -> tuple[Encoded, Encoded, np.ndarray]:
+        """Requests' rows, their users, and which row has which user."""
+        users, rows, places, start = [], [], [], 0
+        for r in asked:
+            shared = bool(r.once) and set(self.of_users) <= set(r.once)
+            users.append(pa.table({c: r.once[c] for c in self.of_users}) if shared else self._table(r, self.of_users))
+            rows.append(self._table(r, self.of_rows))
+            places.append(np.full(r.rows, start) if shared else np.arange(start, start + r.rows))
+            start += 1 if shared else r.rows
+        encoded = (self._encoded(rows, self.others, sum(r.rows for r in asked)),
+                   self._encoded(users, self.users, start))
+        told.counts += [e.counts for e in encoded]
+        return *encoded, np.concatenate(places).astype(np.int64)
+
     def _encoded(self, tables: Sequence[pa.Table], features: Sequence[str], rows: int) -> Encoded:
         table = pa.concat_tables(tables)
         if not table.column_names:                           # features of no column: there are none
             table = pa.table({"": pa.nulls(rows)})
         return self.encoder.encode(table, WHERE, labels=False, only=features)
-
-    @staticmethod
-    def _packed(encoded: Encoded, told: Told) -> Batch:
-        told.counts.append(encoded.counts)
-        return pack(encoded, slice(None))
 
     @staticmethod
     def _table(r: Rows, columns: Sequence[str]) -> pa.Table:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 
-from funnelrank.api import artefact_folder
+from funnelrank.artefact import artefact_folder
 from funnelrank.errors import ConfigError, FunnelrankError
 from funnelrank.sealed import MANIFEST
 from funnelrank.serve.app import App, Models
@@ -49,16 +48,17 @@ class Serving:
     watch: float = 0.0               # seconds between looks for a new version; 0: only when asked
     drain: float = 0.0               # seconds that a stopping server still takes requests
     access_log: bool = True
+    allow_code: bool = False         # import parts of models that are named as module:Class
 
 
-def load(artefacts: Mapping[str, Path]) -> dict[str, Servable]:
-    return {name: Servable.load(folder, name) for name, folder in artefacts.items()}
+def load(artefacts: Mapping[str, Path], threads: int = 1, allow_code: bool = False) -> dict[str, Servable]:
+    return {name: Servable.load(folder, name, threads, allow_code) for name, folder in artefacts.items()}
 
 
 def serve(artefacts: Mapping[str, Path], serving: Serving) -> None:
     """Until SIGTERM or SIGINT. Raises ArtefactError or ConfigError before anything listens."""
-    torch.set_num_threads(serving.threads)
-    asyncio.run(_Process(artefacts, load(artefacts), serving).run())
+    servables = load(artefacts, serving.threads, serving.allow_code)
+    asyncio.run(_Process(artefacts, servables, serving).run())
 
 
 def write_line(said: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class _Process:
         self.metrics = Metrics(lambda: {n: b.waiting_rows for n, b in self.models.batchers.items()})
         self.models = Models({name: Batcher(
             s, most_rows=serving.batch_rows, wait=serving.wait, queue_rows=serving.queue_rows,
-            threads=serving.threads, told=self.metrics.batch) for name, s in servables.items()},
+            told=self.metrics.batch) for name, s in servables.items()},
             serving.limits, serving.timeout)
         for s in servables.values():
             self.metrics.switched(None, s)
@@ -168,7 +168,8 @@ class _Process:
             old = batcher.current
             self.seen[name] = _stamp(folder)
             try:
-                new = await asyncio.get_running_loop().run_in_executor(None, Servable.load, folder, name)
+                new = await asyncio.get_running_loop().run_in_executor(
+                    None, Servable.load, folder, name, self.serving.threads, self.serving.allow_code)
             except FunnelrankError as error:
                 self.metrics.reloads.labels(name, "refused").inc()
                 said = {"name": name, "result": "refused", "version": old.version, "error": str(error)}

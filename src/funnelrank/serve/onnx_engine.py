@@ -1,0 +1,104 @@
+"""What `funnelrank export --to serve` wrote, in ONNX Runtime: no torch is imported, and tables stay files in memory.
+
+    manifest.json                    kind "served artefact": name, size and sha256 of all that follows
+    model.onnx  model.onnx.data      the graph, and its tables and weights, which are mapped rather than read
+    inputs.json                      which feature is which column of which input
+    encoder/  golden/                as in an artefact
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+
+from funnelrank.artefact import SERVED, understood
+from funnelrank.data.encode import Encoder
+from funnelrank.data.encoded import Encoded, List
+from funnelrank.data.golden import Golden
+from funnelrank.errors import ArtefactError
+from funnelrank.sealed import open_sealed, read_json
+
+FAULTS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile)
+
+
+class _Input(NamedTuple):
+    name: str
+    of_users: bool
+    what: str                        # ids | numbers | list | weight | scenario | row_user
+    columns: Sequence[int]           # of ids or numbers; of a list, its number
+
+
+class OnnxEngine:
+
+    def __init__(self, folder: Path, encoder: Encoder, golden: Golden, about: dict[str, Any], said: dict[str, Any],
+                 threads: int = 1):
+        self.encoder, self.golden, self.about = encoder, golden, about
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(folder / "model.onnx", options,
+                                                        providers=["CPUExecutionProvider"])
+        except FAULTS as error:
+            raise ArtefactError(f"{folder}: ONNX Runtime {onnxruntime.__version__} does not take its graph "
+                                f"({str(error).splitlines()[0][:200]}); export it again") from None
+        known = {i.name for i in self.session.get_inputs()}            # a graph drops what it does not read
+        self.inputs = [self._input(one) for one in said["inputs"] if one["name"] in known]
+        outputs = [o.name for o in self.session.get_outputs()]
+        if {i.name for i in self.inputs} != known or outputs != [o.name for o in encoder.schema.served]:
+            raise ArtefactError(f"{folder}: the graph's inputs and outputs are not those that inputs.json and the "
+                                "encoder name; export it again")
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> OnnxEngine:
+        sealed = open_sealed(folder, SERVED)
+        path = sealed.path
+        with understood(path):
+            return cls(path, Encoder.load(path / "encoder"), Golden.load(path / "golden"), dict(sealed.about),
+                       read_json(path / "inputs.json", f"{SERVED} {path}"), threads)
+
+    def alone(self, rows: Encoded) -> list[np.ndarray]:
+        """Each row by itself, with a user of its own."""
+        return self.shared(rows, rows, np.arange(len(rows)))
+
+    def shared(self, rows: Encoded, users: Encoded, row_user: np.ndarray) -> list[np.ndarray]:
+        """Rows whose users' features stand in `users`; row_user [B] int64."""
+        fed = {i.name: self._fed(i, rows, users, row_user) for i in self.inputs}
+        return self.session.run(None, fed)
+
+    def _input(self, said: dict[str, Any]) -> _Input:
+        layout, name, features = self.encoder.layout, said["name"], said["features"]
+        what = name.removeprefix("user_")
+        if name.startswith("list."):
+            what = "weight" if said["datatype"] == "FP32" else "list"
+        among = {"ids": layout.ids, "numbers": layout.numbers}.get(what, layout.lists)
+        return _Input(name, said["shape"][0] == "users", what, [among.index(f) for f in features])
+
+    @staticmethod
+    def _fed(i: _Input, rows: Encoded, users: Encoded, row_user: np.ndarray) -> np.ndarray:
+        side = users if i.of_users else rows
+        match i.what:
+            case "ids":
+                return side.ids[:, i.columns].astype(np.int64)
+            case "numbers":
+                return side.numbers[:, i.columns]
+            case "list":
+                return padded(side.lists[i.columns[0]], side.lists[i.columns[0]].values, np.int64)
+            case "weight":
+                one = side.lists[i.columns[0]]
+                return padded(one, np.ones(len(one.values)) if one.weights is None else one.weights, np.float32)
+            case "scenario":
+                return side.scenario.astype(np.int64)
+        return row_user
+
+
+def padded(listed: List, values: np.ndarray, kind: type) -> np.ndarray:
+    """A list's values or weights, [n, L] with zeros at the right; L is at least 1."""
+    lengths = np.diff(listed.offsets)
+    out = np.zeros((len(lengths), max(int(lengths.max(initial=0)), 1)), kind)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = values
+    return out

@@ -1,0 +1,111 @@
+"""A folder that `export --to serve` wrote answers as its artefact does, and torch is not there."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving import Server, body_of, rows, tensors, train
+from test_serve import one_user, rank_body, same, wanted
+
+from funnelrank import ArtefactError, ConfigError, cli
+from funnelrank.artefact import SERVED
+from funnelrank.data.encoded import List
+from funnelrank.sealed import write_sealed
+from funnelrank.serve.onnx_engine import padded
+from funnelrank.serve.servable import Servable
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, no_pictures):
+    return train(tmp_path_factory.mktemp("run") / "shop").folder
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("served") / "shop"
+    assert cli.main(["export", str(run), "--to", "serve", "--out", str(out), "--verify"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with Server(Servable.load(folder, "shop")) as running:
+        yield running
+
+
+def test_rows_get_what_predict_says_whichever_way_they_come(server, run):
+    table, artefact = rows(37, 5), Servable.load(run, "shop")
+    assert server.ask("GET", "/v2/models/shop")[1]["inputs"] == artefact.metadata()["inputs"]
+    status, said, _ = server.ask("POST", "/v2/models/shop/infer", body_of(tensors(table, artefact.columns)))
+    assert status == 200
+    same({o["name"]: o["data"] for o in said["outputs"]}, wanted(run, table), atol=1e-6)
+    table = one_user(20, 3)
+    status, said, _ = server.ask("POST", "/v2/models/shop/rank", rank_body(table))
+    assert status == 200
+    same(said["outputs"], wanted(run, table), atol=1e-6)
+
+
+def test_it_starts_without_torch(folder):
+    code = f"""
+import sys
+from pathlib import Path
+from funnelrank.serve import grpc_server, server
+server.load({{"shop": Path({str(folder)!r})}})
+slow = {{"torch", "matplotlib", "scipy"}} & set(sys.modules)
+assert not slow, slow
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_cut_off_or_is_no_graph_of_this_encoder_is_refused(folder, tmp_path):
+    cut = shutil.copytree(folder, tmp_path / "cut")
+    (cut / "model.onnx.data").write_bytes((cut / "model.onnx.data").read_bytes()[:-8])
+    with pytest.raises(ArtefactError, match="'model.onnx.data' has .* it was cut off or changed"):
+        Servable.load(cut)
+
+    def sealed(name, **changed):
+        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        del files["manifest.json"]
+        write_sealed(tmp_path / name, SERVED, files | changed, {})
+        return tmp_path / name
+    with pytest.raises(ArtefactError, match="ONNX Runtime .* does not take its graph"):
+        Servable.load(sealed("noise", **{"model.onnx": b"\x08\x0a no graph"}))
+    said = json.loads((folder / "inputs.json").read_bytes())
+    said["inputs"] = said["inputs"][1:]
+    with pytest.raises(ArtefactError, match="are not those that inputs.json and the encoder name"):
+        Servable.load(sealed("fewer", **{"inputs.json": json.dumps(said).encode()}))
+
+
+def test_a_new_version_replaces_the_old_one_and_nothing_else(folder, run, tmp_path, monkeypatch, capsys):
+    from funnelrank import export as module
+    wrote = []
+    monkeypatch.setattr(module, "_write_onnx", lambda scorer, place, name: wrote.append(
+        [shutil.copy(folder / f, place / f) for f in ("model.onnx", "model.onnx.data")]))      # exported once already
+    live = shutil.copytree(folder, tmp_path / "live")
+    before = Servable.load(live).version
+    (live / "golden" / "rows.arrow").unlink()
+    assert cli.main(["export", str(run), "--to", "serve", "--out", str(live)]) == 0
+    assert len(wrote) == 1 and Servable.load(live).version == before                 # the same content
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "letter.txt").write_text("x")
+    assert cli.main(["export", str(run), "--to", "serve", "--out", str(other)]) == 2
+    assert "is in the way and not replaced" in capsys.readouterr().err and (other / "letter.txt").read_text() == "x"
+
+
+def test_without_its_library_it_is_a_sentence(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "funnelrank.serve.onnx_engine")
+    with pytest.raises(ConfigError, match=r"needs the library 'onnxruntime'.*funnelrank\[serve\]"):
+        Servable.load(Path(folder))
+
+
+def test_lists_and_weights_stand_side_by_side():
+    listed = List(np.array([5, 7, 2], np.int32), np.array([0, 2, 2, 3]), np.array([.5, 1, .25], np.float32))
+    assert padded(listed, listed.values, np.int64).tolist() == [[5, 7], [0, 0], [2, 0]]
+    assert padded(listed, listed.weights, np.float32).tolist() == [[.5, 1], [0, 0], [.25, 0]]
+    assert padded(List(np.zeros(0, np.int32), np.zeros(2, np.int64), None), np.zeros(0), np.int64).tolist() == [[0]]
