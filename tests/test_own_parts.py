@@ -82,8 +82,9 @@ def test_it_trains_scores_and_keeps_its_name_and_never_runs_unasked(shop, capsys
     del sys.modules["my_parts"]
     monkeypatch.setenv("RAN", "no")
     scores = ["predict", shop / "run", shop / "test.parquet", "--out", "scores.parquet"]
+    serve, export = ["serve", shop / "run", "--check"], ["export", shop / "run", "--to", "torch", "--out", "graph"]
     for words in (scores, ["evaluate", shop / "run"], ["describe", shop / "run"], ["reproduce", shop / "run"],
-                  ["replay", shop / "run", "--step", "1"]):
+                  ["replay", shop / "run", "--step", "1"], serve, export):
         code, err = said(capsys, *words)
         assert code == 2 and sentence in err and err.count("\n") == 1, err
     with pytest.raises(ConfigError, match=sentence):
@@ -92,7 +93,8 @@ def test_it_trains_scores_and_keeps_its_name_and_never_runs_unasked(shop, capsys
     code, err = said(capsys, *scores, "--allow-code")
     assert code == 2 and f"no such module in {Path.cwd()}, or where Python itself looks" in err
     monkeypatch.chdir(shop)
-    for words in (scores, ["reproduce", shop / "run"], ["describe", shop / "run", "--shapes"]):
+    for words in (scores, ["reproduce", shop / "run"], ["describe", shop / "run", "--shapes"], serve,
+                  [*export, "--verify"]):
         assert said(capsys, *words, "--allow-code") == (0, "")
     assert len(pq.read_table("scores.parquet")) == ROWS
 
