@@ -70,6 +70,14 @@ def test_histories_that_attention_reads_export_too():
     assert max(differences(m, schema, each, [t.detach().numpy() for t in found]).values()) < 1e-6
 
 
+def test_a_graph_of_one_size_only_is_refused():
+    m, schema = model().eval(), resolve(config())
+    answer = m.funnel.answer
+    m.funnel.answer = lambda said, o: answer(said, o) * len(said.mean)
+    with pytest.raises(ConfigError, match="a graph for one number of rows alone"):
+        program_of(Scorer(m, schema.served).eval())
+
+
 class Stacks(torch.nn.Module):
 
     def forward(self, x, y):

@@ -162,6 +162,13 @@ def program_of(scorer: Scorer) -> torch.export.ExportedProgram:
     shapes = (tuple({i: dims[d] for i, d in enumerate(f.dims) if isinstance(d, str)} for f in scorer.inputs),)
     with torch.no_grad(), without_blocks():
         program = torch.export.export(scorer, tuple(example), dynamic_shapes=shapes, strict=False)
+    with torch.no_grad():
+        try:
+            program.module()(*sample(scorer.inputs, 6, users=2, length=3).values())
+        except (AssertionError, RuntimeError) as error:
+            said = (str(error).splitlines() or [""])[0][:200]
+            raise ConfigError("a part of the model makes a graph for one number of rows alone; it takes a size as a "
+                              f"number of Python's, by len() or int(), where x.shape[0] is needed ({said})") from None
     unstack(program.graph_module.graph)
     return program
 

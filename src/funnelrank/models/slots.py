@@ -123,7 +123,7 @@ def _watch(part: nn.Module, slot: str, name: str, spec: Spec) -> None:
             if not isinstance(answer, Inputs):
                 raise ConfigError(f"{where} gave a {type(answer).__name__}; a part of `prepare` gives Inputs")
             return
-        rows = len(given[0].flat if isinstance(given[0], Inputs) else given[0])
+        rows = (given[0].flat if isinstance(given[0], Inputs) else given[0]).shape[0]      # of a graph: any number
         wanted = (rows, part.views, part.hidden) if slot in ("represent", "transfer") else (rows, outputs)
         if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted:
             found = list(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
