@@ -290,11 +290,15 @@ def _training(settings: Settings) -> Iterator[str]:
         yield "train.early_stopping: there is no data.valid to watch, so training never stops early"
     if settings.data.valid is None and train.evaluate_every:
         yield "train.evaluate_every: there is no data.valid to evaluate on"
-    if train.schedule.name != "constant" and train.epochs == "auto" and settings.data.valid is not None:
+    if (train.schedule.name in ("linear", "cosine") and train.epochs == "auto" and train.steps is None
+            and settings.data.valid is not None):
         yield (f"train.schedule: with epochs: auto the run's length is not known, so a {train.schedule.name} schedule "
                "stays at 1 after its warm-up; give a number of epochs")
     if train.schedule.name == "constant" and train.schedule.final:
         yield "train.schedule.final: a constant schedule has no end value; choose linear or cosine, or remove it"
+    if train.schedule.name != "exponential" and {"decay", "every"} & train.schedule.model_fields_set and (
+            train.schedule.decay, train.schedule.every) != (0.5, 1000):
+        yield f"train.schedule.decay: a {train.schedule.name} schedule does not decay by steps; choose exponential"
     for section, optimiser, adams in (("train.optimiser", train.optimiser, ("adam", "adamw")),
                                       ("embedding.optimiser", settings.embedding.optimiser, ("adam",))):
         if optimiser.name not in adams and optimiser.betas != (0.9, 0.999):

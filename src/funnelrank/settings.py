@@ -759,11 +759,15 @@ class DenseOptimiser(Section):
 class Schedule(Section):
     """A factor on both learning rates over the run's steps."""
 
-    name: Literal["constant", "linear", "cosine"] = "constant"
+    name: Literal["constant", "linear", "cosine", "exponential"] = "constant"
     warmup: int = Field(0, ge=0)
     """Steps over which the factor rises from 0 to 1."""
     final: float = Field(0.0, ge=0, le=1)
-    """The factor at the end of `linear` and `cosine`."""
+    """The factor at the end of `linear` and `cosine`, and the least of `exponential`."""
+    decay: float = Field(0.5, gt=0, le=1)
+    """Of `exponential`: what the factor is multiplied by after every so many steps."""
+    every: int = Field(1000, ge=1)
+    """Of `exponential`: how many."""
 
 
 class EarlyStopping(Section):
@@ -878,6 +882,8 @@ class Train(Section):
     """The run's folder. Default: `runs/<config name>`."""
     epochs: int | Literal["auto"] = "auto"
     """`auto`: as many as the valid split rewards, at most 20; one where there is no valid split."""
+    steps: int | None = Field(None, ge=1)
+    """At most so many steps; with `epochs: auto` over as many epochs as they take."""
     batch_size: int = Field(1024, ge=1)
     optimiser: DenseOptimiser = DenseOptimiser()
     schedule: Schedule = Schedule()

@@ -170,3 +170,5 @@ def test_schedules():
     assert schedule_factor(line, 0, 10) == 1 and schedule_factor(line, 9, 10) == pytest.approx(0.1)
     cosine = Schedule(name="cosine")
     assert schedule_factor(cosine, 5, 11) == pytest.approx(0.5)
+    steps = Schedule(name="exponential", warmup=2, every=3, decay=0.5, final=0.2)
+    assert [schedule_factor(steps, s, None) for s in range(12)] == [0.5, 1] + 3 * [1.0] + 3 * [0.5] + 3 * [0.25] + [0.2]

@@ -53,6 +53,16 @@ def test_without_valid_auto_is_one_epoch(tmp_path):
     assert (trained.steps, trained.epochs, trained.rows) == (3, 1, 96)
 
 
+def test_steps_end_a_run_within_an_epoch_or_after_several(tmp_path):
+    ended = [run(tmp_path / f"{n}", steps=n)[1] for n in (2, 3, 7)]
+    assert [(t.steps, t.epochs) for t in ended] == [(2, 1), (3, 1), (7, 3)]
+    assert run(tmp_path / "b", steps=7, epochs=2)[1].steps == 6              # whichever comes first
+    weight = lambda name, **said: run(tmp_path / name, average=None, **said)[0].slots.predict.linear.weight
+    line = {"name": "linear"}
+    assert torch.equal(weight("c", steps=6, schedule=line), weight("d", epochs=2, schedule=line))
+    assert not torch.equal(weight("e", steps=5, schedule=line), weight("f", steps=5))
+
+
 def test_loss_falls(tmp_path):
     _, _, events = run(tmp_path, epochs=30)
     losses = [sum(e["loss"].values()) for e in events if e["event"] == "step"]

@@ -170,6 +170,8 @@ def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
     """The factor on both learning rates at step 0, 1, ...; `total` steps in the run, None where that is not known."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
+    if settings.name == "exponential":
+        return max(settings.decay ** ((step - settings.warmup) // settings.every), settings.final)
     if settings.name == "constant" or total is None:
         return 1.0
     done = min((step - settings.warmup) / max(total - 1 - settings.warmup, 1), 1.0)

@@ -122,8 +122,7 @@ class Trainer:
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
         if start:
             self.begin_from(*start)
-        epochs = s.epochs if s.epochs != "auto" else (MOST_EPOCHS if self.judge else 1)
-        total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
+        epochs, total = self._length(len(batches))
         if resume:
             self._resume(batches)
         else:
@@ -133,9 +132,9 @@ class Trainer:
         with held_signals() as self.asked, self.profile or nullcontext(), _older_garbage_left_alone():
             first = self.epoch
             for self.epoch in range(first, epochs):
-                if not self._spent:
+                if not self._ended:
                     self._train_epoch(batches, total)
-                if self._spent:
+                if self._ended:
                     break
             self._flush_log()
             self._evaluate()                                             # the steps since the last evaluation
@@ -159,13 +158,13 @@ class Trainer:
         with self._timed():
             if every and self.step and self.step % every == 0:
                 self._evaluate()                                         # the run ended in it
-            for batch in () if done or self._spent else batches.epoch(self.epoch):
+            for batch in () if done or self._ended else batches.epoch(self.epoch):
                 self._train_step(batch.to(self.device), total, len(batches) * (self.epoch + 1))
                 self.position = batches.state()
                 if every and self.step % every == 0:
                     self._evaluate()
-                    if self._spent:
-                        break
+                if self._ended:
+                    break
                 self._save_if_due()
                 if self.asked.number:
                     self._leave()
@@ -174,10 +173,20 @@ class Trainer:
             if self.judge is None:
                 self._save("last")
 
+    def _length(self, batches: int) -> tuple[int, int | None]:
+        """Epochs at most, of so many batches each, and steps, None where valid says how many."""
+        s = self.settings
+        if s.epochs != "auto" or s.steps:
+            epochs = s.epochs if s.epochs != "auto" else math.ceil(s.steps / max(1, batches))
+            return epochs, min(batches * epochs, s.steps or batches * epochs)
+        return (MOST_EPOCHS, None) if self.judge else (1, batches)
+
     @property
-    def _spent(self) -> bool:
-        """Whether patience is."""
-        return self.judge is not None and self.waited >= self.settings.early_stopping.patience
+    def _ended(self) -> bool:
+        """Whether patience is spent, or the steps are done."""
+        s = self.settings
+        return bool(s.steps and self.step >= s.steps) or (
+            self.judge is not None and self.waited >= s.early_stopping.patience)
 
     def _train_step(self, batch: Batch, total: int | None, planned: int) -> None:
         s = self.settings
@@ -262,8 +271,7 @@ class Trainer:
         found = load_checkpoint(self.folder, "last")
         if found and found[1]["step"] < step:
             self._resume(batches)
-        epochs = s.epochs if s.epochs != "auto" else MOST_EPOCHS if self.judge else 1
-        total = len(batches) * epochs if s.epochs != "auto" or self.judge is None else None
+        epochs, total = self._length(len(batches))
         first = self.epoch
         for self.epoch in range(first, epochs):
             done = self.position and self.position["epoch"] > self.epoch
