@@ -21,14 +21,14 @@ LAYERS = [
     ["train", "evaluate", "artefact", "export"],
     ["start", "continued"],
     ["flow"],
-    ["describe", "api", "again", "runs", "transfer", "doctor", "simulate", "schema_file", "reference"],
+    ["describe", "api", "again", "runs", "transfer", "doctor", "simulate", "imports", "schema_file", "reference"],
     ["console"],
     ["serve"],
     ["cli"],
     ["", "__main__"],
 ]
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
-            "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch", "own_parts"]
+            "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch", "own_parts", "imports"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
            "except Exception": ["cli", "serve", "train.track"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p

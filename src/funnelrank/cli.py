@@ -559,6 +559,43 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
     return say(api.describe(what if what.is_dir() else _load(what, sets, allow_code), shapes, allow_code))
 
 
+@app.command(name="import")
+def import_config(configs: list[Path], /, *, out: Path | None = None,
+                  strict: Annotated[bool, Parameter(negative=())] = False,
+                  anyway: Annotated[bool, Parameter(negative=())] = False,
+                  system: Annotated[Literal["easyrec", "torch_easyrec", "fuxictr"] | None, Parameter("--from")] = None,
+                  experiment: Annotated[str | None, Parameter("--expid")] = None) -> None:
+    """Make a config of ours from one of EasyRec, TorchEasyRec or FuxiCTR.
+
+    Writes the config, with the source's lines behind #, and a table of what became of every key: carried, approximated,
+    ignored or refused. Where something is refused nothing is written. For example:
+
+      funnelrank import dbmtl_on_taobao.config
+      funnelrank import dbmtl_on_taobao.config --out shop.yaml --strict
+      funnelrank import config/ --expid DCNv2_test
+
+    Parameters
+    ----------
+    configs
+        The source: a .config file; for FuxiCTR the folder with dataset_config.yaml and model_config.yaml, or the two.
+    out
+        The YAML file to write; the table stands beside it, as NAME.import.md. Default: the source's name, here.
+    strict
+        Refuse what can only be approximated, too.
+    anyway
+        Write the config without what is refused.
+    system
+        Whose config it is, where it does not show.
+    experiment
+        Which of FuxiCTR's experiments, where the file has several.
+    """
+    from funnelrank import imports
+    found, written = imports.write(configs, out, strict=strict, anyway=anyway, system=system, experiment=experiment)
+    for row in (row for verdict in ("approximated", "refused") for row in found.of(verdict)):
+        say(printable(f"{row.verdict}: {row.where}: {row.path}: {row.said}"))
+    say(f"{written}: {found.counts()}; every key path is in {imports.page_of(written)}")
+
+
 @app.command
 def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: int = 2_000, scenarios: int = 4,
              days: int = 10, funnel: str = "click,cart,buy", side_tasks: str = "like", spend: bool = True,

@@ -67,7 +67,7 @@ def load(source: str | os.PathLike | Mapping[str, Any], sets: Iterable[str] = ()
         written = document.Document(_plain(source))
     else:
         path = Path(source)
-        text, name = _text(path), path.name.split(".")[0] or path.name
+        text, name = read_text(path), path.name.split(".")[0] or path.name
         written = document.read(text, str(source))
     value, places = written.value, written.places
     if not isinstance(value, dict):
@@ -102,7 +102,8 @@ def shipped_schema() -> dict[str, Any]:
 
 # ---- reading
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a config file. Raises ConfigError where there is none."""
     try:
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; name the config file in it")

@@ -1,0 +1,251 @@
+"""What EasyRec and TorchEasyRec have in common: features in groups, a network that reads groups, towers of tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from funnelrank.imports.drawing import Drawing, Mlp, Ref, history
+from funnelrank.imports.source import Entry, Section, legal
+from funnelrank.imports.target import Target
+
+ACTIVATION = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu", "tanh": "tanh", "sigmoid": "sigmoid",
+              "leaky_relu": "leaky_relu", "leakyrelu": "leaky_relu", "dice": "dice", "linear": "linear",
+              "identity": "linear", "none": "linear", "": "linear"}
+STARTS = "where weights start differs from run to run anyway; ours start as their layers say"
+
+
+@dataclass
+class Tower:
+    """A task's own part of a network."""
+
+    task: str
+    mlp: Mlp
+    line: int
+    relation: Mlp = Mlp()
+    parents: tuple[str, ...] = ()
+    ait: bool = False
+    project: int | None = None
+
+
+@dataclass
+class Ranking:
+    source: Section
+    target: Target
+    drawing: Drawing = field(default_factory=Drawing)
+    features: dict[str, dict[str, Any]] = field(default_factory=dict)       # by name, as our config says them
+    sections: dict[str, Section] = field(default_factory=dict)              # where each was read
+    widths: dict[str, int] = field(default_factory=dict)                    # of its space
+    groups: dict[str, list[str]] = field(default_factory=dict)              # by the source's name
+    group_sections: dict[str, Section] = field(default_factory=dict)
+    attended: set[str] = field(default_factory=set)                         # sequences that a block reads by entry
+    beside: dict[str, list[Ref]] = field(default_factory=dict)              # blocks that are read with a group
+    used: list[str] = field(default_factory=list)                           # groups that a block reads
+    names: dict[str, str] = field(default_factory=dict)                     # of the source's groups in our config
+    packages: dict[str, tuple[str, Drawing, str]] = field(default_factory=dict)      # our name, blocks, the output
+    inlined: dict[str, str] = field(default_factory=dict)                   # packages drawn in place: the output
+
+    # ---- features
+
+    def declare(self, section: Section, name: str, said: dict[str, Any], width: int | None) -> None:
+        if name in self.features:
+            section.faults.append(f"{section.file}:{section.line}: {section.path}: a feature '{name}' is declared "
+                                  f"before, on line {self.sections[name].line}; give one another name")
+            return
+        self.features[name], self.sections[name] = said, section
+        if width:
+            space = said.get("space", name)
+            if self.widths.setdefault(space, width) != width:
+                section.approximated("embedding_dim", "features of one space have one width, here "
+                                                      f"{self.widths[space]}")
+
+    def attend(self, section: Section, sequence: str, key: str) -> bool:
+        """Let blocks read a sequence against the row's `key`: both share one id space from here on."""
+        where = f"{section.file}:{section.line}: {section.path}"
+        for name in (sequence, key):
+            if name not in self.features:
+                section.faults.append(f"{where}: no feature '{name}' is declared")
+                return False
+        said, target = self.features[sequence], self.features[key]
+        if target.get("kind", "id") != "id":
+            section.refused("key", f"'{key}' is no id feature, and a history is compared with one")
+            return False
+        if said.get("target", key) != key:
+            section.refused("key", f"'{sequence}' is already compared with '{said['target']}'; declare the sequence "
+                                   "twice, once for each")
+            return False
+        space = target.get("space", key)
+        if said.get("space", sequence) != space:
+            section.approximated("hist_seq", "a history shares the id space and the vectors of what it is compared "
+                                             "with; here each had its own")
+        kept = {k: v for k, v in said.items() if k not in ("kind", "space", "hash_buckets", "num_buckets", "vocab_list",
+                                                           "vocab_file", "unknown", "pool", "max_len", "latest",
+                                                           "min_count")}
+        most = {"max_len": said["max_len"]} if "max_len" in said else {"max_len": 10_000}
+        self.features[sequence] = {"kind": "sequence", **kept, "space": space, "target": key, **most, "latest": "first"}
+        self.attended.add(sequence)
+        return True
+
+    def targeted(self, name: str) -> bool:
+        """Whether a feature is a sequence with a target, which stands in no flat vector once blocks read histories."""
+        said = self.features[name]
+        if said.get("kind") != "sequence" or not self.attended:
+            return False
+        space = said.get("space", name)
+        return "target" in said or any(other.get("kind", "id") == "id" and other.get("space", n) == space
+                                       for n, other in self.features.items())
+
+    # ---- groups
+
+    def group(self, section: Section, name: str, features: Iterable[str]) -> None:
+        known = [f for f in dict.fromkeys(features)]
+        for f in known:
+            if f not in self.features:
+                section.faults.append(f"{section.file}:{section.line_of('feature_names')}: "
+                                      f"{section.path}.feature_names: no feature '{f}' is declared")
+        self.groups[name] = [f for f in known if f in self.features]
+        self.group_sections[name] = section
+        wanted = own = legal(name)
+        if own in ("all", "input"):
+            wanted = own = f"{own}_features"
+        k = 1
+        while own in self.names.values():
+            k += 1
+            own = f"{wanted}_{k}"
+        self.names[name] = own
+        self.drawing.taken.add(own)
+
+    def there(self, section: Section, key: str, name: str) -> bool:
+        """Whether the source has the group; a fault where it has not."""
+        if name in self.groups:
+            return True
+        section.faults.append(f"{section.file}:{section.line_of(key)}: {section.path}: no feature group '{name}'; "
+                              f"there are {', '.join(self.groups) or 'none'}")
+        return False
+
+    def refer(self, group: str) -> str:
+        """The name by which blocks read a group."""
+        if group not in self.used:
+            self.used.append(group)
+        return self.names[group]
+
+    def reads(self, group: str) -> list[Ref]:
+        """All of a group, flat: its features, its sequences pooled where they are no longer among them, and what the
+        source reads with it."""
+        members = self.groups[group]
+        refs: list[Ref] = []
+        apart = [f for f in members if self.targeted(f)]
+        if len(apart) < len(members):
+            refs.append(self.refer(group))
+        elif group not in self.used:
+            self.used.append(group)
+        refs += [self.pooled(f) for f in apart]
+        return refs + self.beside.get(group, [])
+
+    def pooled(self, sequence: str) -> str:
+        name = f"{legal(sequence)}_pooled"
+        if name in self.drawing.blocks:
+            return name
+        how = self.features[sequence].get("pool", "mean")
+        return self.drawing.add(name, [history(sequence)], {"name": "pool", **({"by": how} if how != "mean" else {})})
+
+    # ---- the end
+
+    def finish(self, *, model: str = "backbone", outputs: dict[str, str] | str | None = None, **keys: Any) -> None:
+        """Writes features, groups and widths, and the drawing where the model is one."""
+        seen = {f for g in self.used for f in self.groups[g]}
+        seen |= {self.features[f]["target"] for f in self.attended if f in seen or self._read_as_history(f)}
+        seen |= {f for f in self.attended if self._read_as_history(f)}
+        kept = {id(self.sections[f]) for f in seen}              # one section may declare several features
+        for name in [f for f in self.features if f not in seen]:
+            if id(self.sections[name]) not in kept:
+                _all(self.sections[name], "ignored", "the model reads no group that has this feature")
+            del self.features[name]
+        for name, section in self.group_sections.items():
+            if name not in self.used:
+                _all(section, "ignored", "the model does not read this group")
+        whole = [g for g in self.used if set(self.groups[g]) == set(self.features)]
+        rename = {self.names[g]: "all" for g in whole}
+        groups = {self.names[g]: self.groups[g] for g in self.used if g not in whole}
+        self.target.config["features"] = {"lists": "off", **self.features}
+        for name in self.features:
+            self.target.note(("features", name), self.sections[name].line)
+        self._embedding(groups)
+        if model == "backbone":
+            for block in self._blocks():
+                block["inputs"] = _renamed(block["inputs"], rename)
+            drawn: dict[str, Any] = {"blocks": self.drawing.blocks}
+            if self.packages:
+                drawn["packages"] = {name: {"blocks": inside.blocks, "output": out, "shared": True}
+                                     for name, inside, out in self.packages.values()}
+            if outputs is not None:
+                drawn["outputs"] = self._outputs(outputs)
+            keys["represent"] = drawn
+            for name, line in self.drawing.lines.items():
+                self.target.note(("model", "represent", "blocks", name), line)
+        self.target.config["model"] = {"name": model, **self.target["model"], **keys}
+        self.target.note(("model",), self.source.section("model_config").line)
+
+    def _outputs(self, outputs: dict[str, str] | str) -> dict[str, str] | str:
+        """By task where a shared block might be a stack, whose entries would be taken for the tasks'."""
+        tasks = list(self.target["tasks"])
+        if isinstance(outputs, str) and (len(tasks) == 1 or "layer" not in self.drawing.blocks.get(outputs, {})):
+            return {t: outputs for t in tasks}
+        return outputs
+
+    def _blocks(self) -> list[dict[str, Any]]:
+        return [b for drawing in (self.drawing, *(inside for _, inside, _ in self.packages.values()))
+                for b in drawing.blocks.values()]
+
+    def _read_as_history(self, sequence: str) -> bool:
+        return any(isinstance(r, dict) and r["of"] == sequence and r.get("form") == "history"
+                   for b in self._blocks() for r in _listed(b["inputs"]))
+
+    def _embedding(self, groups: dict[str, list[str]]) -> None:
+        embedding = self.target["embedding"]
+        spaces = {said.get("space", name) for name, said in self.features.items()}
+        widths = {s: w for s, w in self.widths.items() if s in spaces}
+        if widths:
+            usual = Counter(widths.values()).most_common(1)[0][0]
+            embedding["width"] = usual
+            if others := {s: {"width": w} for s, w in widths.items() if w != usual}:
+                embedding["spaces"] = others
+        if groups:
+            embedding["groups"] = groups
+
+
+def _listed(inputs: Any) -> Sequence[Ref]:
+    return [inputs] if isinstance(inputs, str) else inputs
+
+
+def _renamed(inputs: Any, names: dict[str, str]) -> Any:
+    def one(ref: Ref) -> Ref:
+        return names.get(ref, ref) if isinstance(ref, str) else {**ref, "of": names.get(ref["of"], ref["of"])}
+    return one(inputs) if isinstance(inputs, str) else [one(ref) for ref in inputs]
+
+
+def _all(section: Section, verdict: str, said: str) -> None:
+    for entry in section.entries:
+        if entry.verdict != "refused":
+            Entry.judge(entry, verdict, said)
+
+
+def activation(section: Section, key: str, default: str) -> str:
+    """One of our activations for the name that a source gives one."""
+    said = section.text(key, default)
+    name = said.lower().removeprefix("tf.nn.").removeprefix("tf.keras.activations.").removeprefix("nn.")
+    if name in ACTIVATION:
+        return ACTIVATION[name]
+    if name in ("prelu", "elu", "selu"):
+        section.approximated(key, f"leaky_relu stands for {said}, which we have not")
+        return "leaky_relu"
+    section.refused(key, f"there is no activation '{said}'; write relu, gelu, silu, tanh or dice")
+    return "relu"
+
+
+def same(towers: Sequence[Tower]) -> dict[str, Any] | None:
+    """Keys of the part `towers` where all have the same layers; None where they differ."""
+    keys = [t.mlp.keys for t in towers]
+    return keys[0] if keys and all(k is not None and k == keys[0] for k in keys) else None

@@ -1,0 +1,828 @@
+"""TorchEasyRec's pipeline configs. Features know their kind by the name of their message, MLPs have no norm unless they
+say so, tables and network have an optimiser each, and `user:age` is the column `age`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from funnelrank.imports.drawing import Mlp, Ref, fields, take
+from funnelrank.imports.easyrec import ONE_MACHINE, PACE, TYPES
+from funnelrank.imports.easyrec_models import (
+    attention,
+    draw_levels,
+    draw_towers,
+    experts_layer,
+    finish_towers,
+    level_keys,
+    wide_side,
+)
+from funnelrank.imports.optimisers import exponential, optimisers
+from funnelrank.imports.ranking import STARTS, Ranking, Tower, activation, same
+from funnelrank.imports.source import Section, legal
+from funnelrank.imports.target import Target
+from funnelrank.imports.towers import mix, task_space
+
+FG = "features are made while rows are read, as the config says"
+SHARDS = "tables stand on one machine"
+
+
+def read(source: Section, target: Target) -> None:
+    """Fills `target` with what `source`, a whole TorchEasyRec config, says."""
+    ranking = Ranking(source, target)
+    data = source.section("data_config")
+    types = _data(source, data, target)
+    for holder in source.sections("feature_configs"):
+        for key in holder.names():
+            for section in holder.sections(key):
+                _feature(key, holder, section, ranking, types)
+    model = source.section("model_config")
+    _train(source, target)
+    source.section("eval_config").ignored("all rows of valid are measured", "num_steps", "log_step_count_steps")
+    source.ignored("exports are made by `funnelrank export`", "export_config")
+    source.ignored("of retrieval alone", "item_input_path")
+    _groups(model, ranking)
+    _model(model, ranking, data.texts("label_fields", "tasks, by name"))
+
+
+# ---- data
+
+def _data(source: Section, data: Section, target: Target) -> dict[str, str]:
+    """Writes `data`; returns the declared types of columns."""
+    kind = data.text("dataset_type", "OdpsDataset")
+    for key, to in (("train_input_path", "train"), ("eval_input_path", "valid")):
+        said = source.text(key, to=f"data.{to}")
+        if said and (kind.startswith(("Odps", "Kafka")) or "odps://" in said):
+            source.ignored(f"only its own system reads that place; name files in data.{to}", key)
+        elif said:
+            paths = [p.strip() for p in said.split(",") if p.strip()]
+            target.put(f"data.{to}", paths[0] if len(paths) == 1 else paths, source.line_of(key))
+    types = {}
+    for f in data.sections("input_fields"):
+        types[f.text("input_name", "", to="data.csv.columns")] = f.text("input_type", "", to="data.csv.types")
+    for piece in (data.text("input_fields_str", "", to="data.csv.columns") or "").split(";"):
+        name, _, said = piece.partition(":")
+        if name.strip():
+            types[name.strip()] = {"BIGINT": "INT64", "INT": "INT32"}.get(said.strip(), said.strip())
+    if kind == "CsvDataset":
+        target.put("data.format", "csv", data.line_of("dataset_type"))
+        delimiter = data.text("delimiter", ",", to="data.csv.delimiter")
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+            data.refused("delimiter", "files are cut at one ASCII character that is no quote")
+        elif delimiter != ",":
+            target.put("data.csv.delimiter", delimiter, data.line_of("delimiter"))
+        if not data.flag("with_header", to="data.csv.header"):
+            target.put("data.csv.header", False)
+            target.put("data.csv.columns", list(types), data.line_of("input_fields"))
+        if known := {n: TYPES[t] for n, t in types.items() if t in TYPES}:
+            target.put("data.csv.types", known, data.line_of("input_fields"))
+    elif kind == "ParquetDataset":
+        target.put("data.format", "parquet", data.line_of("dataset_type"))
+    else:
+        data.ignored("rows are read from CSV or Parquet files; name them in data.train", "dataset_type")
+    data.ignored("of CSV files", "delimiter", "with_header") if kind != "CsvDataset" else None
+    target.put("train.batch_size", data.whole("batch_size", 1024, to="train.batch_size"), data.line_of("batch_size"))
+    target.put("evaluate.batch_size", data.whole("eval_batch_size", to="evaluate.batch_size"),
+               data.line_of("eval_batch_size"))
+    weights = data.texts("sample_weight_fields", "data.weight")
+    if weights:
+        target.put("data.weight", weights[0], data.line_of("sample_weight_fields"))
+    if len(weights) > 1:
+        data.approximated("sample_weight_fields", f"one column of weights for all tasks, '{weights[0]}'")
+    if data.text("fg_mode", "FG_NONE") in ("FG_NONE", "FG_BUCKETIZE"):
+        data.carried("fg_mode", "columns hold features as they are")
+    else:
+        data.carried("fg_mode", FG)
+    data.ignored(FG, "fg_encoded")
+    data.text("fg_encoded_multival_sep", to="features.*.separator")
+    if data.flag("shuffle", True):
+        data.ignored("rows of train are always shuffled, all of them", "shuffle")
+    else:
+        data.approximated("shuffle", "rows of train are always shuffled")
+    data.ignored("rows of train are always shuffled, all of them", "shuffle_buffer_size")
+    data.ignored(PACE, "num_workers", "pin_memory", "fg_threads", "drop_remainder", "min_batch_size", "in_order",
+                 "batch_cost_size", "sample_cost_field", "force_base_data_group")
+    data.ignored("of tables of their own system", "is_orderby_partition", "odps_data_quota_name",
+                 "odps_data_compression")
+    for key in ("sample_mask_prob", "negative_sample_mask_prob"):
+        if data.number(key, 0.0):
+            data.refused(key, "features are not masked while training; dropout is a key of layers")
+        else:
+            data.carried(key, "none")
+    for key in data.names():
+        if key.endswith(("sampler", "sampler_v2")):
+            data.refused(key, "negatives are sampled before training here, not while reading; write them as rows")
+    return types
+
+
+# ---- features
+
+def _feature(key: str, holder: Section, section: Section, ranking: Ranking, types: dict[str, str]) -> None:
+    make = FEATURES.get(key)
+    if key in ("sequence_feature",):
+        _grouped(section, ranking, types)
+    elif make is None:
+        holder.refused(key, "there is no such feature here; compute it in a column and read that")
+    else:
+        name, said = make(section, "", types)
+        if said is not None:
+            _declare(section, name, said, ranking)
+
+
+def _declare(section: Section, name: str, said: dict[str, Any], ranking: Ranking) -> None:
+    own = legal(name)
+    own = "lists_" if own == "lists" else own
+    if own != name:
+        section.approximated("feature_name", f"named '{own}' here")
+    if space := section.text("embedding_name", to="features.*.space"):
+        said["space"] = legal(space)
+    section.ignored(STARTS, "init_fn")
+    section.ignored(SHARDS, "embedding_constraints", "data_type")
+    section.ignored("files say what columns hold", "fg_value_type", "asset_dir", "sequence_fields")
+    section.ignored("features are made while rows are read", "fg_encoded_default_value", "stub_type")
+    if section.flag("use_mask"):
+        section.refused("use_mask", "features are not masked while training; dropout is a key of layers")
+    if not section.flag("trainable", True):
+        section.refused("trainable", "all vectors learn")
+    if said.get("column") == own:
+        said.pop("column")
+    ranking.declare(section, own, said, section.whole("embedding_dim",
+                                                      to="embedding.width, or the width of its space"))
+
+
+def _named(section: Section, prefix: str) -> tuple[str, str]:
+    """The feature's name and its column."""
+    name = section.text("feature_name", "", to="features, by name")
+    said = section.text("expression", name, to="features.*.column, less its side") or name
+    column = said.split(":", 1)[-1]
+    return prefix + name, prefix + column
+
+
+def _ids(section: Section) -> dict[str, Any]:
+    hashed = section.whole("hash_bucket_size", to="features.*.hash_buckets; by a hash of ours")
+    counted = section.whole("num_buckets", to="features.*.num_buckets")
+    listed, file = section.scalars("vocab_list", "features.*.vocab_list"), section.text("vocab_file",
+                                                                                       to="features.*.vocab_file")
+    for key in ("zch", "dynamicemb"):
+        if section.has(key):
+            section.approximated(key, "a vocabulary is fitted on train, instead of rows made on the fly")
+            inner = section.section(key)
+            most = inner.whole("zch_size" if key == "zch" else "max_capacity", to="features.*.max_size")
+            for entry in inner.entries:
+                if entry.verdict is None:
+                    entry.judge("approximated", "a vocabulary is fitted on train")
+            return {"min_count": 1, **({"max_size": min(most, 2**31 - 2)} if most else {})}
+    if section.has("vocab_dict"):
+        section.refused("vocab_dict", "values get ids of their own; say vocab_list, or a value for each id in the data")
+    if section.has("default_bucketize_value"):
+        section.approximated("default_bucketize_value", "values that are not listed share a vector of their own")
+    if hashed:
+        return {"hash_buckets": hashed}
+    if counted:
+        return {"num_buckets": counted}
+    return {"vocab_list": listed} if listed else {"vocab_file": file} if file else {"min_count": 1}
+
+
+def _pool(section: Section) -> str:
+    return "mean" if section.text("pooling", "sum", to="features.*.pool") == "mean" else "sum"
+
+
+def _id(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+    name, column = _named(section, prefix)
+    weighted = section.flag("weighted", to="features.*.weight_separator")
+    one = section.whole("value_dim", 0, to="one value a row, or several") == 1
+    several = not one and (weighted or section.has("separator") or section.has("pooling")
+                           or types.get(column, "").startswith(("ARRAY_", "MAP_")))
+    default = section.text("default_value", "", to="features.*.default")
+    if not several:
+        section.ignored("a row has one value, so there is nothing to pool", "pooling", "separator")
+        return name, {"column": column, **_ids(section), **({"default": _value(default)} if default else {})}
+    separator = section.text("separator", "\x1d", to="features.*.separator")
+    return name, {"kind": "bag", "column": column, "separator": separator,
+                  **({"weight_separator": ":"} if weighted else {}), **_ids(section), "pool": _pool(section)}
+
+
+def _value(text: str) -> str | int:
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
+
+
+def _raw(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+    name, column = _named(section, prefix)
+    plain: dict[str, Any] = {"log": False, "scale": "none", "clip": None}
+    normal = section.text("normalizer")
+    if normal:
+        method = dict(p.split("=", 1) for p in normal.split(",") if "=" in p).get("method", "")
+        changed = {"zscore": {"scale": "standard"}, "minmax": {"scale": "minmax"}, "log10": {"log": True}}.get(method)
+        if changed is None:
+            section.refused("normalizer", f"there is no '{method}'; write the normalised number as a column")
+        else:
+            plain |= changed
+            section.approximated("normalizer", {"zscore": "scaled by train's own mean and deviation",
+                                                "minmax": "scaled by train's own least and largest",
+                                                "log10": "sign(x) log(1 + |x|)"}[method])
+    default = section.text("default_value", "0", to="features.*.default")
+    missing = {"default": float(default)} if re.fullmatch(r"-?\d{1,30}(\.\d{1,30})?", default) else {"default": 0.0}
+    section.ignored("numbers are not pooled", "pooling")
+    size, bounds = section.whole("value_dim", 1, to="features.*.size") or 1, section.numbers(
+        "boundaries", "features.*.boundaries")
+    if size > 1:
+        return name, {"kind": "vector", "column": column, "size": size,
+                      "separator": section.text("separator", "\x1d", to="features.*.separator"), **plain,
+                      "indicator": False, **missing}
+    section.ignored("a row has one number", "separator")
+    for key in ("autodis", "mlp"):
+        if section.has(key):
+            section.approximated(key, "the number is read as it is; a block with layer: autodis gives it vectors")
+            for entry in section.section(key).entries:
+                entry.judge("approximated", "the number is read as it is")
+            section.approximated("embedding_dim", "the number is read as it is")
+    if bounds:
+        return name, {"kind": "number", "column": column, "boundaries": sorted(set(bounds)), **missing}
+    return name, {"kind": "number", "column": column, **plain, "indicator": False, **missing}
+
+
+def _combo(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+    name = section.text("feature_name", "", to="features, by name")
+    columns = [e.split(":", 1)[-1] for e in section.texts("expression", "features.*.columns, less their sides")]
+    section.ignored("a row has one value, so there is nothing to pool", "pooling", "separator", "value_dim")
+    if not 2 <= len(columns) <= 16:
+        section.refused("expression", f"a cross is of 2 to 16 columns, not {len(columns)}")
+        return name, None
+    return name, {"kind": "cross", "columns": columns, **_ids(section)}
+
+
+def _lookup(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+    name = section.text("feature_name", "", to="features, by name")
+    column, key = (section.text(k, "", to=f"features.*.{to}").split(":", 1)[-1] for k, to in (("map", "column"),
+                                                                                             ("key", "key")))
+    said: dict[str, Any] = {"column": column, "key": key}
+    if not types.get(column, "").startswith("MAP_"):
+        said |= {"separator": section.text("separator", "\x1d", to="features.*.separator"), "key_separator": ":"}
+    section.ignored("one value is read, so there is nothing to pool", "pooling", "combiner", "need_discrete",
+                    "need_key", "value_dim")
+    if section.has("boundaries"):
+        return name, {"kind": "number", **said, "boundaries": sorted(set(section.numbers(
+            "boundaries", "features.*.boundaries"))), "default": 0.0}
+    if not any(section.has(k) for k in ("hash_bucket_size", "num_buckets", "vocab_list", "vocab_file")):
+        return name, {"kind": "number", **said, "log": False, "scale": "none", "clip": None, "indicator": False,
+                      "default": 0.0}
+    return name, {**said, **_ids(section)}
+
+
+def _sequence(section: Section, name: str, column: str, of: str, length: int | None,
+              delimiter: str) -> dict[str, Any] | None:
+    """One list of a sequence: ids, or numbers cut at boundaries."""
+    section.ignored("an entry of a sequence is one value", "value_dim", "separator", "pooling", "weighted")
+    ids = _ids(section) if of == "id_feature" else {"boundaries": sorted(set(section.numbers(
+        "boundaries", "features.*.boundaries")))}
+    if not ids.get("boundaries", True):
+        section.refused("feature_name", "a sequence of numbers without boundaries has no vectors; give it boundaries")
+        return None
+    for key in ("default_value", "normalizer"):
+        section.ignored("empty lists have no entries", key)
+    return {"kind": "sequence", "column": column, "separator": delimiter, **ids, "max_len": length or 10_000,
+            "latest": "first"}
+
+
+def _grouped(section: Section, ranking: Ranking, types: dict[str, str]) -> None:
+    """sequence_feature: lists of one length side by side, a feature each."""
+    prefix = f"{section.text('sequence_name', '', to='the first half of its features names')}__"
+    length = section.whole("sequence_length", to="features.*.max_len, its first so many")
+    delimiter = section.text("sequence_delim", ";", to="features.*.separator")
+    section.ignored("lists are columns of the rows", "sequence_pk", "expression")
+    for inner in section.sections("features"):
+        for key in inner.names():
+            for one in inner.sections(key):
+                name, column = _named(one, prefix)
+                if key not in ("id_feature", "raw_feature"):
+                    inner.refused(key, "a sequence is of ids, or of numbers with boundaries")
+                    continue
+                said = _sequence(one, name, column, key, length, delimiter)
+                if said is not None:
+                    _declare(one, name, said, ranking)
+
+
+def _one_sequence(of: str) -> Callable[[Section, str, dict[str, str]], tuple[str, dict[str, Any] | None]]:
+    def make(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+        name, column = _named(section, prefix)
+        length = section.whole("sequence_length", to="features.*.max_len, its first so many")
+        delimiter = section.text("sequence_delim", ";", to="features.*.separator")
+        return name, _sequence(section, name, column, of, length, delimiter)
+    return make
+
+
+FEATURES: dict[str, Callable[[Section, str, dict[str, str]], tuple[str, dict[str, Any] | None]]] = {
+    "id_feature": _id, "raw_feature": _raw, "combo_feature": _combo, "lookup_feature": _lookup,
+    "sequence_id_feature": _one_sequence("id_feature"), "sequence_raw_feature": _one_sequence("raw_feature"),
+}
+
+
+# ---- groups
+
+def _groups(model: Section, ranking: Ranking) -> None:
+    encoders: list[tuple[str, Section, dict[str, list[str]]]] = []
+    for section in model.sections("feature_groups"):
+        name = section.text("group_name", "", to="embedding.groups")
+        names = [legal(f) for f in section.texts("feature_names", "embedding.groups")]
+        kind = section.text("group_type", "DEEP")
+        ranking.group(section, name, names)
+        section.ignored("features of one name share their vectors", "embedding_name_suffix")
+        if kind in ("SEQUENCE", "JAGGED_SEQUENCE"):
+            section.carried("group_type", "form: history")
+            ranking.beside[f"seq_att:{name}"] = list(_pair(section, ranking, ranking.groups[name]))
+        else:
+            section.ignored("the model's class says which part reads the group", "group_type")
+        inner: dict[str, list[str]] = {}
+        for group in section.sections("sequence_groups"):
+            members = [legal(f) for f in group.texts("feature_names", "form: history")]
+            group.ignored("features of one name share their vectors", "embedding_name_suffix")
+            inner[group.text("group_name", "", to="inputs of its encoder")] = list(_pair(group, ranking, members))
+        encoders += [(name, e, inner) for e in section.sections("sequence_encoders")]
+    for name, encoder, inner in encoders:
+        _encoder(name, encoder, inner, ranking)
+
+
+def _pair(section: Section, ranking: Ranking, members: Sequence[str]) -> list[str]:
+    """The sequences of a group, each compared with the id at its place."""
+    lists = [f for f in members if ranking.features.get(f, {}).get("kind") == "sequence"]
+    items = [f for f in members if ranking.features.get(f, {}).get("kind", "id") == "id" and f in ranking.features]
+    if not lists or len(lists) > len(items):
+        section.refused("feature_names", f"{len(lists)} sequences and {len(items)} ids to compare them with; name an "
+                                         "id for each sequence, in their order")
+        return []
+    if len(lists) > 1:
+        section.approximated("feature_names", "an attention for each sequence with the id at its place ("
+                             + ", ".join(f"{a} with {b}" for a, b in zip(lists, items)) + ")")
+    return [a for a, b in zip(lists, items) if ranking.attend(section, a, b)]
+
+
+def _encoder(group: str, section: Section, inner: dict[str, list[str]], ranking: Ranking) -> None:
+    for key in section.names():
+        one = section.section(key)
+        one.ignored("a name for people", "name")
+        name = one.text("input", "", to="inputs of its blocks")
+        if name not in inner:
+            one.faults.append(f"{one.file}:{one.line_of('input')}: {one.path}.input: no sequence group '{name}'; there "
+                              f"are {', '.join(inner) or 'none'}")
+            continue
+        for sequence in inner[name]:
+            if key == "pooling_encoder":
+                ranking.features[sequence]["pool"] = one.text("pooling_type", "mean", to="features.*.pool")
+                block = ranking.pooled(sequence)
+            elif key in ("din_encoder", "simple_attention"):
+                if key == "simple_attention":
+                    section.approximated(key, "an attention with a unit of its own (layer: target_attention)")
+                block = attention(ranking, f"{sequence}_attention", sequence, _unit(one), False, one.line)
+            else:
+                section.refused(key, "there is no such encoder; din_encoder and pooling_encoder are there")
+                continue
+            ranking.beside.setdefault(group, []).append(block)
+        one.ignored("sequences are cut by their own length", "max_seq_length")
+
+
+def _unit(section: Section) -> Sequence[int]:
+    if not section.has("attn_mlp"):
+        return (36,)
+    layers = mlp(section.section("attn_mlp"))
+    if set(layers.activation) - {"dice"}:
+        section.approximated("attn_mlp", "Dice stands between the attention's layers")
+    return layers.hidden or (36,)
+
+
+def mlp(section: Section) -> Mlp:
+    """An MLP; without a norm unless it says so."""
+    hidden = tuple(h for h in section.wholes("hidden_units", "hidden") if 0 < h < 10**6)
+    n = len(hidden)
+    rates = [r for r in section.numbers("dropout_ratio", "dropout") if 0 <= r < 1]
+    rates = (rates * n if len(rates) == 1 else rates + [0.0] * n)[:n]
+    act = activation(section, "activation", "nn.ReLU")
+    norm = "batch" if section.flag("use_bn", to="norm") else "layer" if section.flag("use_ln", to="norm") else None
+    if section.flag("use_bn") and section.flag("use_ln"):
+        section.approximated("use_ln", "a layer has one norm, here of the batch")
+    if not section.flag("bias", True):
+        section.approximated("bias", "layers have a bias here")
+    else:
+        section.carried("bias", "layers have a bias here")
+    return Mlp(hidden, (act,) * n, tuple(rates), (norm,) * n, section.line)
+
+
+# ---- tasks
+
+def _tower(section: Section, ranking: Ranking, labels: list[str], position: int) -> Tower:
+    said = section.text("tower_name", f"task_{position + 1}", to="tasks, by name")
+    name = legal(said)
+    if name in ranking.target["tasks"]:
+        section.faults.append(f"{section.file}:{section.line}: {section.path}: a second tower '{name}'; give each a "
+                              "name")
+    label = section.text("label_name", labels[position] if position < len(labels) else None, to="tasks.*.label")
+    parents = tuple(legal(p) for p in section.texts("relation_tower_names", "inputs of its blocks"))
+    earlier = list(ranking.target["tasks"])
+    for parent in [p for p in parents if p not in earlier]:
+        section.faults.append(
+            f"{section.file}:{section.line_of('relation_tower_names')}: {section.path}.relation_tower_names: no tower "
+            f"'{parent}' stands before '{name}'; there are {', '.join(earlier) or 'none'}; declare it first")
+    made: dict[str, Any] = {}
+    ranking.target["tasks"][name] = made
+    ranking.target.note(("tasks", name), section.line)
+    if label and label != name:
+        made["label"] = label
+    _outcome(section, made, ranking)
+    weight = section.number("weight", 1.0, to="tasks.*.weight") * made.pop("times", 1.0)
+    if weight != 1:
+        made["weight"] = weight
+    column = section.text("sample_weight_name", to="data.weight")
+    if column and column != ranking.target["data"].get("weight"):
+        section.approximated("sample_weight_name", "one column of weights for all tasks, data.weight")
+    task_space(section)
+    return Tower(task=name, mlp=mlp(section.section("mlp")) if section.has("mlp") else Mlp(), line=section.line,
+                 relation=mlp(section.section("relation_mlp")) if section.has("relation_mlp") else Mlp(),
+                 parents=tuple(p for p in parents if p in earlier))
+
+
+def _outcome(section: Section, made: dict[str, Any], ranking: Ranking) -> None:
+    for metrics in section.sections("metrics"):
+        _metric(metrics, ranking.target)
+    for metrics in section.sections("train_metrics"):
+        for entry in metrics.entries:
+            entry.judge("ignored", "reports have metrics of their own")
+    classes = section.whole("num_class", 1, to="tasks.*.kind") or 1
+    shares, keys = {"bce": 0.0, "pairwise": 0.0, "jrc": 0.0, "focal": 0.0}, {}
+    for holder in section.sections("losses"):
+        for key in holder.names():
+            inner = holder.section(key)
+            if key == "binary_cross_entropy":
+                shares["bce"] += 1
+            elif key == "l2_loss":
+                made["kind"] = "regression"
+                holder.approximated(key, "half the squared error, in units of the label's spread")
+            elif key == "softmax_cross_entropy":
+                if inner.number("label_smoothing", 0.0):
+                    inner.approximated("label_smoothing", "none")
+                shares["bce"] += 1
+                classes = max(classes, 2)
+            elif key == "jrc_loss":
+                shares["jrc"] += 1
+                user = inner.text("session_name", "", to="data.user")
+                if user and ranking.target["data"].setdefault("user", user) != user:
+                    inner.approximated("session_name", "rows are compared within data.user")
+                keys = {"alpha": inner.number("alpha", 0.5, to="tasks.*.loss.alpha"), "by": "user" if user else "batch"}
+            elif key == "binary_focal_loss":
+                shares["focal"] += 1
+                keys = {k: inner.number(k, usual, to=k) for k, usual in (("gamma", 2.0), ("alpha", 0.5))}
+            else:
+                holder.refused(key, "there is no such loss; bce, focal, jrc and squared are there")
+    if made.get("kind") == "regression":
+        return
+    if classes > 2:
+        made |= {"kind": "multiclass", "classes": classes}
+    else:
+        mix(section, made, shares, keys)
+
+
+def _metric(section: Section, target: Target) -> None:
+    for key in section.names():
+        inner = section.section(key)
+        inner.ignored("AUC is exact, without thresholds", "thresholds")
+        if key == "auc":
+            section.carried(key, "in every report")
+        elif key == "grouped_auc":
+            group = inner.text("grouping_key", to="data.user, or evaluate.gauc_by")
+            if group and target["data"].setdefault("user", group) != group:
+                target["evaluate"].setdefault("gauc_by", []).append(group)
+        else:
+            section.ignored("reports have metrics of their own; none is trained by it", key)
+
+
+def _alone(model: Section, ranking: Ranking, labels: list[str]) -> None:
+    """The one task of a model without towers."""
+    name = legal(labels[0]) if labels else "label"
+    if not labels:
+        model.faults.append(f"{model.file}:{model.line}: data_config.label_fields is missing; name the label's column")
+    made: dict[str, Any] = {} if not labels or labels[0] == name else {"label": labels[0]}
+    ranking.target["tasks"][name] = made
+    _outcome(model, made, ranking)
+    if (times := made.pop("times", 1.0)) != 1:
+        made["weight"] = times
+
+
+# ---- models
+
+def _model(model: Section, ranking: Ranking, labels: list[str]) -> None:
+    model.ignored("it is chosen by the machine here", "kernel")
+    if model.flag("use_pareto_loss_weight"):
+        model.refused("use_pareto_loss_weight", "train.balance has gradnorm, pcgrad, metabalance and others")
+    if model.has("variational_dropout"):
+        model.refused("variational_dropout", "features are not selected by dropout; `funnelrank doctor` finds those "
+                                             "that say nothing")
+    named = [k for k in model.names() if k in MODELS]
+    if not named:
+        beside = ("feature_groups", "losses", "metrics", "num_class", "train_metrics", "kernel",
+                  "use_pareto_loss_weight", "variational_dropout")
+        others = [k for k in model.names() if k not in beside]
+        for key in others:
+            model.refused(key, f"there is no importer for it; models that are carried are {', '.join(MODELS)}")
+        if not others:
+            model.faults.append(f"{model.file}:{model.line}: model_config names no model; those that are carried are "
+                                f"{', '.join(MODELS)}")
+        ranking.target["model"].update({"name": "shared_bottom"})
+        return
+    MODELS[named[0]](model, model.section(named[0]), ranking, labels)
+
+
+def _main_group(model: Section, ranking: Ranking) -> list[Ref]:
+    """The group that a model of several tasks reads: the one called all, or the first."""
+    if not ranking.groups:
+        ranking.there(model, "feature_groups", "all")
+        return ["all"]
+    return ranking.reads("all" if "all" in ranking.groups else next(iter(ranking.groups)))
+
+
+def _towers(section: Section, ranking: Ranking, labels: list[str]) -> list[Tower]:
+    towers = [_tower(t, ranking, labels, i) for i, t in enumerate(section.sections("task_towers"))]
+    if not towers:
+        section.faults.append(f"{section.file}:{section.line}: {section.path}: task_towers is missing; a model of "
+                              "several tasks has a tower for each")
+    return towers
+
+
+def _gate(section: Section) -> None:
+    if section.has("gate_mlp"):
+        section.approximated("gate_mlp", "a gate is one linear layer, as in the paper")
+        for entry in section.section("gate_mlp").entries:
+            entry.judge("approximated", "a gate is one linear layer")
+
+
+def _recipe(ranking: Ranking) -> bool:
+    return not ranking.attended and not any(ranking.beside.values())
+
+
+def _simple(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    towers, refs = _towers(section, ranking, labels), _main_group(model, ranking)
+    if towers and (keys := same(towers)) and _recipe(ranking):
+        return ranking.finish(model="single_task", represent=keys)
+    return finish_towers(ranking, draw_towers(ranking, towers, lambda i: refs)) if towers else None
+
+
+def _mmoe(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    towers, refs = _towers(section, ranking, labels), _main_group(model, ranking)
+    expert, count = mlp(section.section("expert_mlp")), section.whole("num_expert", 3, to="experts") or 3
+    _gate(section)
+    if not towers:
+        return None
+    if (keys := same(towers)) and keys["hidden"] and expert.keys is not None and _recipe(ranking):
+        return ranking.finish(model="mmoe", represent={"experts": count, **expert.keys}, predict=keys)
+    layer = experts_layer(section, len(towers), count, expert)
+    experts = ranking.drawing.add("experts", refs, layer, line=section.line)
+    return finish_towers(ranking, draw_towers(ranking, towers, lambda i: [take(experts, i)]))
+
+
+def _ple(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    towers, refs = _towers(section, ranking, labels), _main_group(model, ranking)
+    levels = []
+    for network in section.sections("extraction_networks"):
+        network.ignored("a name for people", "network_name")
+        own = mlp(network.section("task_expert_net"))
+        shared = mlp(network.section("share_expert_net")) if network.has("share_expert_net") else Mlp()
+        levels.append(level_keys(network, own, shared, network.whole("expert_num_per_task", 1, to="own"),
+                                 network.whole("share_num", 0, to="shared")))
+    if not towers or not levels:
+        return None
+    if (keys := same(towers)) and keys["hidden"] and all(x == levels[0] for x in levels) and _recipe(ranking):
+        return ranking.finish(model="ple", represent={"levels": len(levels), **levels[0]}, predict=keys)
+    return finish_towers(ranking, draw_towers(ranking, towers, draw_levels(ranking.drawing, refs, levels, len(towers))))
+
+
+def _dbmtl(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    towers, refs = _towers(section, ranking, labels), _main_group(model, ranking)
+    if section.has("mask_net"):
+        refs = [_mask_blocks(section.section("mask_net"), ranking, refs)]
+    if section.has("bottom_mlp"):
+        refs = [draw.mlp("bottom", refs, mlp(section.section("bottom_mlp")))]
+    inputs: Callable[[int], list[Ref]] = lambda i: refs
+    _gate(section)
+    count = section.whole("num_expert", 3, to="experts") or 3
+    if section.has("expert_mlp"):
+        experts = draw.add("experts", refs, experts_layer(section, max(1, len(towers)), count,
+                                                          mlp(section.section("expert_mlp"))), line=section.line)
+        inputs = lambda i: [take(experts, i)]
+    if towers:
+        finish_towers(ranking, draw_towers(ranking, towers, inputs))
+
+
+def _pepnet(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    towers, refs = _towers(section, ranking, labels), _main_group(model, ranking)
+    if (section.whole("task_domain_num", 1) or 1) > 1:
+        section.refused("task_domain_num", "a task has one tower for all domains; its gates see the domain")
+    section.ignored("towers are not of domains", "domain_input_name")
+    x = draw.add("features", refs) if len(refs) > 1 or not isinstance(refs[0], str) else refs[0]
+    gamma = section.number("epnet_gamma", 2.0, to="gamma")
+    if "domain" in ranking.groups:
+        hidden = section.whole("epnet_hidden_unit", to="hidden")
+        x = draw.add("epnet", [x, *ranking.reads("domain")], {"name": "gate", **({"hidden": hidden} if hidden else {}),
+                                                              **({"gamma": gamma} if gamma != 2 else {})},
+                     merge="list", line=section.line)
+    else:
+        section.ignored("no group 'domain' opens a gate", "epnet_hidden_unit")
+    act = activation(section, "ppnet_activation", "nn.ReLU")
+    widths = section.wholes("ppnet_hidden_units", "hidden")
+    rates = section.numbers("ppnet_dropout_ratio", "dropout")
+    if len(set(rates)) > 1:
+        section.approximated("ppnet_dropout_ratio", "one rate for all layers, the first")
+    strength = section.number("ppnet_gamma", 2.0, to="gamma")
+    inputs: Callable[[int], list[Ref]] = lambda i: [x]
+    if "uia" in ranking.groups and widths:
+        layer = {"name": "ppnet", "hidden": widths, "position": "output",
+                 **({"activation": act} if act not in ("relu", "dice") else {}),
+                 **({"dropout": rates[0]} if rates and 0 < rates[0] < 1 else {}),
+                 **({"gamma": strength} if strength != 2 else {})}
+        gated = [draw.add(f"{t.task}_ppnet", [x, *ranking.reads("uia")], dict(layer), merge="list", line=section.line)
+                 for t in towers]
+        section.approximated("ppnet_hidden_units", "hidden; each gate's own hidden layer has 64 numbers")
+        inputs = lambda i: [gated[i]]
+    if towers:
+        finish_towers(ranking, draw_towers(ranking, towers, inputs))
+
+
+def _multi_tower(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    _alone(model, ranking, labels)
+    tops: list[Ref] = []
+    for tower in section.sections("towers"):
+        group = tower.text("input", "", to="inputs of its block")
+        if ranking.there(tower, "input", group):
+            tops.append(draw.mlp(f"{group}_tower", ranking.reads(group), mlp(tower.section("mlp"))))
+    for tower in section.sections("din_towers"):
+        group = tower.text("input", "", to="inputs of its blocks")
+        if ranking.there(tower, "input", group):
+            hidden = _unit(tower)
+            if group not in ranking.used:
+                ranking.used.append(group)
+            tops += [attention(ranking, f"{s}_attention", s, hidden, False, tower.line)
+                     for s in ranking.beside.get(f"seq_att:{group}", [])]
+    if tops:
+        ranking.finish(outputs=draw.mlp("final", tops, mlp(section.section("final"))))
+
+
+def _deepfm(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    _alone(model, ranking, labels)
+    section.whole("wide_embedding_dim", 4)
+    section.ignored(STARTS, "wide_init_fn")
+    final = mlp(section.section("final")) if section.has("final") else Mlp()
+    side = wide_side(model, section, ranking, bool(final.hidden), "wide_embedding_dim")
+    if not ranking.there(model, "feature_groups", "deep"):
+        return
+    h = draw.mlp("deep_mlp", ranking.reads("deep"), mlp(section.section("deep")))
+    crossed = fields(ranking.refer("fm" if "fm" in ranking.groups else "deep"))
+    if final.hidden:
+        out = draw.mlp("final", [draw.add("fm_pairs", [crossed], {"name": "bi_interaction"}), h], final)
+    else:
+        section.approximated("deep", "the pairs' sum has a weight of its own before it joins the logit")
+        out = draw.add("output", [draw.add("fm_pairs", [crossed], {"name": "fm"}), h])
+    ranking.finish(outputs=out, **side)
+
+
+def _wide_and_deep(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    _alone(model, ranking, labels)
+    section.whole("wide_embedding_dim", 4)
+    section.ignored(STARTS, "wide_init_fn")
+    final = mlp(section.section("final")) if section.has("final") else Mlp()
+    side = wide_side(model, section, ranking, bool(final.hidden), "wide_embedding_dim")
+    if ranking.there(model, "feature_groups", "deep"):
+        h = draw.mlp("deep_mlp", ranking.reads("deep"), mlp(section.section("deep")))
+        ranking.finish(outputs=draw.mlp("final", [h], final) if final.hidden else h, **side)
+
+
+def _dcn(kind: str) -> Callable[[Section, Section, Ranking, list[str]], None]:
+    def make(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+        draw = ranking.drawing
+        _alone(model, ranking, labels)
+        refs, inner = _main_group(model, ranking), section.section("cross")
+        layer: dict[str, Any] = {"name": kind, "layers": inner.whole("cross_num", 3, to="layers") or 3}
+        if kind == "cross_v2" and (rank := inner.whole("low_rank", 32, to="rank")):
+            layer["rank"] = rank
+        if section.has("backbone"):
+            refs = [draw.mlp("bottom", refs, mlp(section.section("backbone")))]
+        tops = [draw.add("crossed", refs, layer, line=section.line)]
+        if section.has("deep"):
+            tops.append(draw.mlp("deep", refs, mlp(section.section("deep"))))
+        final = mlp(section.section("final")) if section.has("final") else Mlp()
+        ranking.finish(outputs=draw.mlp("final", tops, final) if final.hidden or len(tops) > 1 else tops[0])
+    return make
+
+
+def _dlrm(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    draw = ranking.drawing
+    _alone(model, ranking, labels)
+    if not ranking.there(model, "feature_groups", "sparse"):
+        return
+    sparse = ranking.refer("sparse")
+    inner: list[Ref] = [fields(sparse)]
+    dense = None
+    if "dense" in ranking.groups:
+        dense = draw.mlp("bottom", ranking.reads("dense"), mlp(section.section("dense_mlp")))
+        inner.insert(0, dense)
+    pairs = draw.add("pairs", inner, {"name": "dot"}, merge="stack" if dense else None, line=section.line)
+    top: list[Ref] = [pairs, *([dense] if dense else [])]
+    if section.flag("arch_with_sparse", True, to="inputs of final"):
+        top += ranking.reads("sparse")
+    ranking.finish(outputs=draw.mlp("final", top, mlp(section.section("final"))))
+
+
+def _mask_blocks(section: Section, ranking: Ranking, refs: list[Ref]) -> str:
+    """A mask_net_module: so many blocks of one kind, side by side or one after another."""
+    draw, block = ranking.drawing, section.section("mask_block")
+    width = block.whole("hidden_dim", 64, to="width") or 64
+    hidden = block.whole("aggregation_dim", 0, to="hidden")
+    if not hidden:
+        hidden = max(1, int(width * block.number("reduction_ratio", 1.0)))
+        block.approximated("reduction_ratio", f"hidden: {hidden}, of the block's own width")
+    else:
+        block.ignored("aggregation_dim says it", "reduction_ratio")
+    x = draw.add("features", refs) if len(refs) > 1 or not isinstance(refs[0], str) else refs[0]
+    normed = draw.add("features_norm", [x], {"name": "layer_norm"}, line=section.line)
+    parallel, made, before = section.flag("use_parallel", True, to="inputs of the mask blocks"), [], normed
+    for i in range(min(100, section.whole("n_mask_blocks", 1, to="mask blocks") or 1)):
+        before = draw.add(f"mask_{i + 1}", [normed if parallel else before, x],
+                          {"name": "mask_block", "width": width, "hidden": hidden}, merge="list", line=block.line)
+        made.append(before)
+    tops = made if parallel else [before]
+    top = mlp(section.section("top_mlp")) if section.has("top_mlp") else Mlp()
+    return draw.mlp("mask_net", tops, top) if top.hidden or len(tops) > 1 else tops[0]
+
+
+def _masknet(model: Section, section: Section, ranking: Ranking, labels: list[str]) -> None:
+    _alone(model, ranking, labels)
+    ranking.finish(outputs=_mask_blocks(section.section("mask_net_module"), ranking, _main_group(model, ranking)))
+
+
+MODELS: dict[str, Callable[[Section, Section, Ranking, list[str]], None]] = {
+    "simple_multi_task": _simple, "mmoe": _mmoe, "ple": _ple, "dbmtl": _dbmtl, "pepnet": _pepnet,
+    "multi_tower": _multi_tower, "multi_tower_din": _multi_tower, "deepfm": _deepfm, "wide_and_deep": _wide_and_deep,
+    "dcn_v1": _dcn("cross"), "dcn_v2": _dcn("cross_v2"), "dlrm": _dlrm, "mask_net": _masknet,
+}
+
+
+# ---- the run
+
+def _train(source: Section, target: Target) -> None:
+    train = source.section("train_config")
+    out = source.text("model_dir", to="train.out")
+    target.put("train.out", out or None, source.line_of("model_dir"))
+    epochs, steps = train.whole("num_epochs", 0, to="train.epochs"), train.whole("num_steps", 0, to="train.steps")
+    target.put("train.epochs", epochs or None, train.line_of("num_epochs"))
+    target.put("train.steps", steps or None, train.line_of("num_steps"))
+    every = train.whole("save_checkpoints_steps", to="train.checkpoint_every")
+    target.put("train.checkpoint_every", every or None, train.line_of("save_checkpoints_steps"))
+    target.put("train.log_every", train.whole("log_step_count_steps", to="train.log_every") or None,
+               train.line_of("log_step_count_steps"))
+    if train.flag("use_tensorboard", to="train.tensorboard"):
+        target.put("train.tensorboard", True, train.line_of("use_tensorboard"))
+    rates = {}
+    for key, tables in (("sparse_optimizer", True), ("dense_optimizer", False)):
+        section = train.section(key)
+        for to, said in optimisers(section, tables=tables, network=not tables).items():
+            target.put(to, said, section.line)
+        name = next((k for k in section.names() if k.endswith("_optimizer")), None)
+        rates[key] = section.section(name).number("lr", 0.002, to="lr") if name else None
+        target.put(f"{'embedding' if tables else 'train'}.optimiser.lr", rates[key], section.line)
+        course = next((k for k in section.names() if k.endswith("_learning_rate")), None)
+        if course == "exponential_decay_learning_rate":
+            inner = section.section(course)
+            if inner.flag("by_epoch"):
+                section.refused(course, "the rate's course is in steps; write it as decay_size steps")
+            elif tables:
+                section.approximated(course, "one schedule moves both learning rates, that of dense_optimizer")
+            else:
+                target.put("train.schedule", exponential(inner, rates[key] or 0.002), section.line_of(course))
+        elif course == "manual_step_learning_rate":
+            section.refused(course, "there is no such course of the learning rate; constant and exponential are there")
+        elif course:
+            section.carried(course, "train.schedule: constant")
+        if section.has("param_optimizers"):
+            section.refused("param_optimizers", "the network has one optimiser")
+    target["train"].setdefault("average", None)
+    clipping = train.section("grad_clipping")
+    if clipping.text("clipping_type", "none", to="train.clip_norm") == "norm":
+        target.put("train.clip_norm", clipping.number("max_gradient", 1.0, to="train.clip_norm"), clipping.line)
+    elif clipping.text("clipping_type", "none") == "value":
+        clipping.refused("clipping_type", "gradients are clipped by their norm (train.clip_norm)")
+    clipping.ignored("it is of the gradients' Euclidean norm", "norm_type", "enable_global_grad_clip", "max_gradient")
+    for key in ("fine_tune_checkpoint", "fine_tune_ckpt_param_map"):
+        if train.text(key):
+            train.refused(key, "weights of another system are not read; train from the start, or --continue-from a run "
+                               "of funnelrank")
+    if (train.whole("gradient_accumulation_steps", 1) or 1) > 1:
+        train.approximated("gradient_accumulation_steps", "a step is one batch; a larger batch_size does the same")
+    train.ignored(ONE_MACHINE, "global_embedding_constraints")
+    train.ignored("numbers have 32 bits here", "mixed_precision", "grad_scaler", "cudnn_allow_tf32",
+                  "cuda_matmul_allow_tf32")
+    train.ignored("it changes what is written down beside training, not what is learnt", "is_profiling",
+                  "save_checkpoints_epochs", "tensorboard_summaries", "keep_checkpoint_max",
+                  "delta_embedding_dump_config", "save_checkpoints_timestamp_interval", "save_checkpoints_timestamps",
+                  "save_checkpoints_timestamp_quorum")
