@@ -227,6 +227,10 @@ PLANTED = {
     "-999 for nothing": ("codes_for_missing", lambda w: w.each(lambda f: f.assign(price=f.price.fillna(-999)))),
     "labels missing in test": ("odd_labels", lambda w: w.splits.update(test=w.splits["test"].assign(
         click=lambda f: f.click.where(w.rng.random(len(f)) < .3)))),
+    "a history that begins with the latest": ("history_runs_back", lambda w: w.each(
+        lambda f: f.assign(hist_click=f.hist_click.map(lambda h: h[::-1])))),
+    "a history said to begin with the latest": ("history_runs_back", lambda w: w.config["features"].update(
+        clicked=FEATURES["clicked"] | {"latest": "first"})),
     "a column under two names": ("same_columns", lambda w: w.column("gadget", lambda f: f.device.map(
         {"ios": "a", "android": "b", "web": "c"}), "id")),
 }

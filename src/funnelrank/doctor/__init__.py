@@ -27,7 +27,7 @@ DATA: dict[str, Callable[[Log], Iterator[Finding]]] = {d.__name__: d for d in (
     splits.time_runs_back, splits.rows_in_blocks, splits.users_apart, splits.rates_move, splits.train_does_not_carry,
     splits.heavy_weights, splits.odd_scenarios, splits.odd_users,
     columns.dead_columns, columns.row_ids, columns.values_too_rare, columns.same_columns, columns.spellings,
-    columns.codes_for_missing, columns.nulls_explode, columns.drift)}
+    columns.codes_for_missing, columns.nulls_explode, columns.drift, columns.history_runs_back)}
 
 
 RUN: dict[str, Callable[[Patient], Iterator[Finding]]] = {d.__name__: d for d in (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from funnelrank.doctor.finding import Finding, percent, some
-from funnelrank.doctor.log import Column, Log, Split
+from funnelrank.doctor.log import LATEST, Column, Log, Split
 from funnelrank.doctor.relate import cells, distinct, each_column, numeric
 from funnelrank.evaluate.drift import psi
 from funnelrank.schema import DEFAULT_MIN_COUNT, table_of
@@ -19,6 +19,7 @@ GROWN = 2.0             # the same of a list's length: histories grow with the l
 OUTSIDE = 0.5           # share of a held-out split's numbers that lie outside of all that train has
 UNSEEN = 0.9            # share of a held-out split's ids that train does not have
 FEW = 1000              # sampled rows below which nothing is said
+FEW_PAIRS = 20          # rows of one user, of which the later one has a longer history
 
 
 def dead_columns(log: Log) -> Iterator[Finding]:
@@ -198,6 +199,54 @@ def drift(log: Log) -> Iterator[Finding]:
 
 
 # ---- parts
+
+def history_runs_back(log: Log) -> Iterator[Finding]:
+    """Histories whose latest end is the other one: a user's later rows have the same elements there, and new ones at
+    the end that is said to be the oldest."""
+    split = log.train
+    if split.user is None:
+        return
+    user, now = split.user[split.sample], split.sample if split.time is None else split.time[split.sample]
+    order = np.lexsort((now, user))
+    same = (user[order[1:]] == user[order[:-1]]) & (user[order[1:]] != 0)
+    before, after = order[:-1][same], order[1:][same]
+    for _, about, column in each_column(log, "list"):
+        f = log.schema.features[about.name]
+        if f.kind != "sequence":
+            continue
+        ends = _latest(column, f.latest)                                        # [m, LATEST], the latest at the right
+        grown = column.lengths[after] - column.lengths[before]
+        two = (grown > 0) & (column.lengths[before] > 1)
+        a, b, by = ends[before[two]], ends[after[two]], grown[two]
+        stood = _alike(a, b)
+        at = np.arange(LATEST) + by[:, None]
+        moved = _alike(np.where(at < LATEST, np.take_along_axis(a, np.minimum(at, LATEST - 1), 1), 0), b)
+        right, wrong = int((moved & ~stood).sum()), int((stood & ~moved).sum())
+        if wrong >= FEW_PAIRS and wrong > 4 * right:
+            other = "first" if f.latest == "last" else "last"
+            yield Finding(
+                "history_runs_back", "warning", about.where,
+                f"the {f.latest} entries of '{about.source}' are said to be the latest, and in {wrong:,} of "
+                f"{wrong + right:,} pairs of a user's rows they stay while others come at the other end",
+                f"Set latest: {other}; else max_len keeps the oldest entries, and recency counts from the wrong end.",
+                {"stood": wrong, "moved": right, "latest": f.latest})
+
+
+def _latest(column: Column, latest: str) -> np.ndarray:
+    """Hashes of each row's latest elements [m, LATEST], the latest at the right; 0 where there is none."""
+    kept = np.diff(column.offsets)
+    out = np.zeros((len(kept), LATEST), np.uint64)
+    row = np.repeat(np.arange(len(kept)), kept)
+    place = np.arange(len(row)) - np.repeat(column.offsets[:-1], kept)
+    out[row, LATEST - kept[row] + place if latest == "last" else LATEST - 1 - place] = column.tokens
+    return out
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether all that a [m, K] has stands in b at the same places, and it has any."""
+    there = a != 0
+    return ((a == b) | ~there).all(1) & there.any(1)
+
 
 def _empty(column: Column) -> float:
     empty = column.missing if column.lengths is None else column.missing | (column.lengths == 0)
