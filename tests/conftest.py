@@ -16,5 +16,5 @@ def no_pictures():
     """The report is drawn by other tests, and takes longer than small runs."""
     from funnelrank import api
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.pictures, "page", lambda run: "<html>")
+        patch.setattr(api.report_of, "page", lambda run: "<html>")
         yield

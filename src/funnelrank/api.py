@@ -38,9 +38,11 @@ from funnelrank.describe import describe as describe_config
 from funnelrank.describe import describe_ranker
 from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
-from funnelrank.evaluate import report as pictures
+from funnelrank.evaluate import report as report_of
 from funnelrank.evaluate import table
+from funnelrank.evaluate.facts import bin_rows, contradiction_rows, cost_rows, feature_rows, label_rows
 from funnelrank.evaluate.fields import field_rows
+from funnelrank.evaluate.gates import gate_rows, gates_of
 from funnelrank.evaluate.kept import keep_scores
 from funnelrank.evaluate.measure import measure
 from funnelrank.evaluate.score import predict_batches, score
@@ -70,6 +72,7 @@ from funnelrank.sealed import read_json, refuse_strangers, to_json
 from funnelrank.tensors import load_tensors, save_tensors
 from funnelrank.train.checkpoint import tensors_hash
 from funnelrank.train.events import Event, Recorder, Report
+from funnelrank.train.floor import multiply_adds
 from funnelrank.train.health import NotFinite
 from funnelrank.train.standing import Standing, leaves
 from funnelrank.train.track import Told, Trackers
@@ -77,6 +80,8 @@ from funnelrank.train.trainer import Trained
 
 EXPORTED_ROWS = 512          # run through a graph
 KNOWN_OF_SERVED = ("model", "reading", "seed", "started", "encoder", "versions")     # of `about`, in a folder to serve
+LOOKED_AT = 4096             # rows of the last split that gates are looked at on
+COUNTED = 256                # rows that multiply-adds are counted on
 
 
 @dataclass
@@ -154,6 +159,7 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             earlier = measured["scores"]
             record({"event": "measured", "split": split,
                     "metrics": {f"{split}/{k}": v for k, v in table.wide(rows, split).items()}})
+        rows += _facts(config, model, encoder, splits, measured.get("reliability", {}))
         seconds = time.perf_counter() - clock
         ranker = Ranker._made(config, encoder, model)
         ranker.rows, ranker.continued = rows, continued
@@ -165,7 +171,10 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
                         encoder.layout.scenarios if config.schema.scenario else (), config.settings.evaluate,
                         {"name": config.name, "seed": config.settings.train.seed})
         write_text(folder / "metrics.json", table.to_json(rows))
-        write_text(folder / "report.html", _page(ranker, splits, measured.get("reliability", {}), events))
+        shown = {"name": config.name, "config": dump(config), "metrics": rows, "events": events,
+                 "skipped": {s: e.skipped for s, e in splits.items() if "/" not in s}, "about": ranker.about}
+        write_text(folder / "report.html", report_of.page(shown))
+        write_text(folder / "report.md", report_of.markdown(shown))
         record({"event": "done", "folder": str(folder), "seconds": round(seconds, 2),
                 "training": dataclasses.asdict(trained)})
         standing.end()
@@ -206,15 +215,24 @@ def _about(ranker: Ranker, standing: Standing, trained: Trained, seconds: float,
             "resumed": [e["step"] for e in events if e["event"] == "resume"]}
 
 
-def _page(ranker: Ranker, splits: Mapping[str, EncodedSplit], reliability: Any, events: list[Event]) -> str:
-    """report.html"""
+def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit],
+           reliability: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the report shows beside metrics, as rows of metrics.json; see evaluate/facts.py."""
     shown = {s: e for s, e in splits.items() if "/" not in s}
-    return pictures.page({
-        "name": ranker.config.name, "config": dump(ranker.config), "metrics": ranker.rows, "events": events,
-        "reliability": reliability, "counts": {s: dict(e.counts) for s, e in shown.items()},
-        "coverage": {s: e.coverage for s, e in shown.items()},
-        "contradictions": {s: e.contradictions for s, e in shown.items()},
-        "skipped": {s: e.skipped for s, e in shown.items()}, "about": ranker.about})
+    last, encoded = list(shown.items())[-1]
+    device = next(iter(model.funnel.buffers())).device
+    some = pack(encoded, np.unique(np.linspace(0, len(encoded) - 1, min(LOOKED_AT, len(encoded))).astype(np.int64)))
+    few = pack(encoded, slice(0, COUNTED)).to(device)
+    own = any(own_parts.named(config.settings.model))           # of which nobody knows whether it may be computed twice
+    tables = sum(t.weight.numel() for t in model.embedding.tables.values())
+    after = {t.name: t.after for t in config.schema.tasks}
+    return [*label_rows({s: e.coverage for s, e in shown.items()}, after),
+            *contradiction_rows({s: e.contradictions for s, e in shown.items()}),
+            *feature_rows({s: e.counts for s, e in shown.items()}), *bin_rows(last, reliability),
+            *gate_rows(last, gates_of(model, some.to(device), encoder.layout.scenarios), model.tasks,
+                       encoder.layout.scenarios, some.scenario.numpy() if config.schema.scenario else None),
+            *cost_rows(sum(p.numel() for p in model.parameters()), tables,
+                       None if own else multiply_adds(model, few) / len(few))]
 
 
 def finished(folder: Path, allow_code: bool = False) -> Run:

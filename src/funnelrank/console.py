@@ -100,7 +100,7 @@ class Console:
                     event["quantiles"] == "approximate" and event["buckets"]) else ""
                 left = f"; left to a pass over the rows here: {', '.join(event['left'])}" if event["left"] else ""
                 self._line(f"train is counted by {event['engine']}{cut}{left}")
-            case "profile":
+            case "profile" if event["asked"]:
                 self._line(_profile(event))
             case "warning":
                 self._line(f"step {event['step']:,}: warning: {event['said']}")

@@ -56,6 +56,7 @@ from funnelrank.train.profile import Profile
 from funnelrank.train.trainer import Judged, Trained, Trainer
 
 SPLITS = ("train", "valid", "test")
+PROFILED = 100          # first steps of every run, whose time by part is in its report
 
 
 def silent(event: Event) -> None:
@@ -267,7 +268,7 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
                     memory=config.settings.data.memory)
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
-                      judge=judge, profile=Profile(model) if profile else None)
+                      judge=judge, profile=Profile(model, None if profile else PROFILED))
     return trainer, loader, row_updates(model.embedding, config.settings.embedding)
 
 

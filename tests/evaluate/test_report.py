@@ -1,15 +1,19 @@
-"""The report: whole, alone, and harmless whatever the names in it."""
+"""The report: whole, alone, harmless whatever the names in it, and no number in it that is not the run's."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from browser import browse
 
-from funnelrank.evaluate import pictures, report, table
+from funnelrank.evaluate import facts, pictures, report, sections, table
 from funnelrank.evaluate.measure import Scores, measure, reliability
+from funnelrank.evaluate.page import FORMATS
 from funnelrank.settings import Evaluate
 
 HOSTILE = "</title><script>alert('x')</script>&\"$\\frac{$<b>--></svg>\x00\x1b\ud800 \u202e名"
@@ -55,19 +59,27 @@ def made_run(task="click", scenario="home", text="tasks:\n  click: {}\n", n=2000
               for s in range(500)]
     events += [{"event": "evaluate", "step": s, "metrics": {f"valid/auc_{task}": 0.7 + s / 1e4, "valid/auc": None},
                 "metric": "valid/auc", "value": 0.7 - s / 1e4, "better": s == 100} for s in (100, 200, 300)]
+    rows += facts.label_rows({"train": {task: {"rows": n, "observed": 1500, "positives": 300},
+                                        "money": {"rows": n, "observed": n, "positives": None}},
+                              "test": {task: {"rows": n, "observed": 1500, "positives": 450}}})
+    rows += facts.contradiction_rows({"train": {"policy": "keep", "dropped": 0, "repaired": 0, "filled": {task: 7},
+                                                "edges": [{"child": scenario, "parent": task, "rows": 37,
+                                                           "positives": 100, "first": f"{scenario}, row 8"}]}})
+    rows += facts.feature_rows({"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {
+        "rows": n, "nulls": 0, "oov": 6400, "empty": 5, "ids": 25_600, "dropped": 400, "cut": 6_000,
+        "missing_keys": 9}}})
+    rows += facts.bin_rows("test", reliability(scores, Evaluate())) + facts.cost_rows(1_234_567, 1_000_000, 4321.0)
+    rows += [{**dict.fromkeys(table.COLUMNS), "split": "test", "task": task, "value": v, "rows": n, "view": task,
+              "metric": f"gate:represent.gates:expert {i}"} for i, v in enumerate((0.25, 0.75))]
+    events.append({"event": "profile", "steps": 100, "rows": 512.0, "clock": "CPU", "asked": False,
+                   "ms": {"forward": 3.0, "backward": 1.0}})
     return {
         "name": task, "config": text, "metrics": rows, "events": events,
-        "reliability": reliability(scores, Evaluate()),
-        "counts": {"train": {task: {"rows": n, "nulls": 1234, "oov": 3}, "tags": {
-            "rows": n, "nulls": 0, "oov": 6400, "empty": 5, "ids": 25_600, "dropped": 400, "cut": 6_000,
-            "missing_keys": 9}}},
-        "coverage": {"train": {task: {"rows": n, "observed": 1500, "positives": 300},
-                               "money": {"rows": n, "observed": n, "positives": None}}},
-        "contradictions": {"train": {"policy": "keep", "dropped": 0, "repaired": 0, "filled": {task: 7}, "edges": [
-            {"child": scenario, "parent": task, "rows": 37, "positives": 100, "first": f"{scenario}, row 8"}]}},
-        "about": {"model": "mmoe", "reading": "joint", "parameters": 1_234_567, "seed": 7,
+        "about": {"model": "mmoe", "reading": "joint", "seed": 7,
                   "started": "2026-01-02 03:04:05", "seconds": 754.2, "versions": {"torch": "2.13.0"},
-                  "training": {"steps": 500, "seconds": 61.0}}}
+                  "machine": {"processor": "x86_64", "device": None},
+                  "data": {"train": {"files": [{"path": f"/data/{scenario}.parquet", "size": 1000}]}},
+                  "training": {"steps": 500, "seconds": 61.0, "rows": 122_000}}}
 
 
 def test_the_page_shows_every_part_of_a_run():
@@ -75,9 +87,13 @@ def test_the_page_shows_every_part_of_a_run():
     page = Page(report.page(run))
     text = " ".join(" ".join(page.texts).split())
     for said in ("12 min 34 s", "seed 7", "model mmoe", "reading joint", "parameters 1,234,567", "torch 2.13.0",
+                 "On test, the model ranks 'click' better than guessing", "multiply-adds 4,321",
+                 "2,000 rows per second",
+                 "of them 1,000,000 in tables", "450 · 30.00 % of rows", "expert 1", "75.0 %", "forward 3.000",
+                 "processor x86_64", "/data/home.parquet",
                  "2026-01-02 03:04:05", "Training loss", "Watched: valid/auc",
                  "Kept weights: those of step 100.", "AUC on valid", "Calibrator", "95 % intervals", "1,500", "75.0 %",
-                 "20.000 %", "policy keep , 7 implied labels filled", "home = 1 where click = 0", "37.0 %",
+                 "20.00 %", "train: 7 implied labels filled.", "home = 1 where click = 0", "37.0 %",
                  "home, row 8", "1,234", "61.7 %", "null", "not in vocabulary", "empty list", "(unseen)", "tasks:",
                  "What the metrics mean"):
         assert said in text, said
@@ -119,14 +135,18 @@ def test_hostile_names_stay_text():
     {}, {k: None for k in made_run(n=50)}, {k: type(v)() for k, v in made_run(n=50).items()},
     {"events": [{"event": "step"}, {"event": "step", "step": 1, "loss": {"click": None, "buy": float("nan")}},
                 {"event": "evaluate", "step": 2, "metrics": None, "metric": "valid/auc", "value": None}],
-     "counts": {"train": {}, "test": {"x": {}}}, "coverage": {"train": {"click": {}}, "test": None},
-     "contradictions": {"train": [], "test": None}, "reliability": {"click": {}},
-     "about": {"seconds": None, "versions": [], "training": None}}], ids=["no keys", "nulls", "empty", "holes"])
+     "metrics": [*facts.feature_rows({"train": {}, "test": {"x": {}}, "valid": None}),
+                 *facts.label_rows({"train": {"click": {}}, "test": None}),
+                 *facts.contradiction_rows({"train": {}, "test": None}), *facts.bin_rows("test", {})],
+     "about": {"seconds": None, "versions": [], "training": None, "data": [], "machine": None}}],
+    ids=["no keys", "nulls", "empty", "holes"])
 def test_missing_parts_are_said_and_break_nothing(run):
     page = Page(report.page(run))
     text = " ".join(page.texts)
     for said in ("Nothing was measured", "No steps were logged", "No binary task", "The data has no scenarios",
-                 "No task comes after another", "No config was given", "No versions were recorded"):
+                 "No task comes after another", "No config was given", "No versions were recorded",
+                 "No cost was counted",
+                 "The model has no gates", "No files were recorded", "No binary label was observed"):
         assert said in text, said
     assert "nan" not in text.lower().split() and "None" not in text
 
@@ -148,7 +168,7 @@ def test_metrics_without_values_show_their_notes():
 def cells(text, first, nth=0):
     """The texts of the nth line that begins with `first`, without tags."""
     lines = [re.sub("<[^>]+>", "|", line) for line in re.findall(r"<tr>(<td.*?)</tr>", text)]
-    return [[c for c in line.split("|") if c] for line in lines if line.split("|")[1] == first][nth]
+    return [[c for c in line.split("|") if c.strip()] for line in lines if line.split("|")[1] == first][nth]
 
 
 def test_lists_show_ids_a_row_and_shares_of_elements():
@@ -165,7 +185,7 @@ def test_a_dash_points_to_its_reason_below_the_table():
     reasons = {r["note"] for r in run["metrics"] if r["metric"] == "auc" and r["task"] and r["scenario"]} - {None}
     assert reasons
     for reason in reasons:
-        number = re.search(rf'<span title="{reason}">-<sup>(\d+)</sup></span>', text)[1]
+        number = re.search(rf'<span title="{reason}"><span [^>]*>-</span><sup>(\d+)</sup></span>', text)[1]
         assert f"<sup>{number}</sup> {reason}" in text
     assert "Rows and positives of a mean over tasks are sums" in text
 
@@ -173,8 +193,8 @@ def test_a_dash_points_to_its_reason_below_the_table():
 def test_what_the_truth_reaches_has_a_table_of_its_own():
     rows = [dict.fromkeys(table.COLUMNS) | {"split": "test", "task": "click", "metric": m, "value": 0.75, "rows": 9,
                                             "positives": 4} for m in ("auc", "auc_oracle", "violation_rate")]
-    heads = [re.findall(r"<abbr[^>]*>(.*?)</abbr>", h) for h in
-             re.findall("<thead>.*?</thead>", report.page({"metrics": rows}))]
+    heads = [h for text in re.findall("<thead>.*?</thead>", report.page({"metrics": rows}))
+             if (h := re.findall(r"<abbr[^>]*>(.*?)</abbr>", text))]
     assert heads == [["auc", "violation_<wbr>rate"], ["auc_<wbr>oracle"]]
 
 
@@ -194,7 +214,8 @@ def test_values_stand_with_half_their_interval_and_dots_with_whiskers():
     text = report.page(run)
     (row,) = [r for r in run["metrics"] if (r["split"], r["task"], r["scenario"], r["metric"]) == (
         "test", "click", None, "auc")]
-    assert f"{row['value']:.4f} <small>±{(row['high'] - row['low']) / 2:.4f}</small>" in text
+    plain = re.sub("</?span[^>]*>", "", text)
+    assert f"{row['value']:.4f} <small>±{(row['high'] - row['low']) / 2:.4f}</small>" in plain
     assert f"95 %: {row['low']:.4f} to {row['high']:.4f}" in text
     assert pictures._interval(row) == (row["low"], row["high"])
     assert pictures._interval(row | {"low": None, "high": None}) == (row["value"], row["value"])
@@ -209,7 +230,7 @@ def test_many_scenarios_are_cut_and_said():
             for i, s in enumerate([None, *names])]
     text = report.page({"metrics": rows})
     assert f"The {pictures.MOST_SCENARIOS} largest of 300 scenarios." in text
-    assert f"{301 - report.MOST_LINES} more lines are in metrics.json" in text
+    assert f"{301 - sections.MOST_LINES} more lines are in metrics.json" in text
     assert "s299 · 301" in text
 
 
@@ -245,3 +266,96 @@ def test_the_same_run_makes_the_same_page():
 def test_matplotlib_waits_for_the_first_picture():
     code = "import sys, funnelrank.evaluate.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+class Traced(HTMLParser):
+    """(where a number says it is from, its text) of every text; elements of pictures and of the config are left out."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.found = [], []
+        self.feed(text[text.index("<main>"):])
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            said = dict(attributes)
+            self.stack.append((tag, said.get("data-of"), said.get("data-from")))
+
+    def handle_endtag(self, tag):
+        if self.stack:                       # the page's own frame is not looked at
+            self.stack.pop()
+
+    def handle_data(self, text):
+        tags = [tag for tag, _, _ in self.stack]
+        if not {"svg", "pre", "figcaption", "th", "sup", "h2", "h3", "dd"} & set(tags):
+            of = next((o for _, o, _ in reversed(self.stack) if o), None)
+            file = next((f for _, _, f in reversed(self.stack) if f), None)
+            self.found.append((of, file, text))
+
+
+def test_every_number_of_the_page_is_that_of_its_row_in_metrics_json():
+    run = made_run(task="click", scenario="home")
+    rows = json.loads(table.to_json(run["metrics"]))                 # as the file has them
+    found = Traced(report.page(run)).found
+    traced = [(of, text) for of, _, text in found if of]
+    assert len(traced) > 300
+    for of, text in traced:
+        at, field, how = of.split(":")
+        row = rows[int(at)]
+        value = row[field]
+        assert FORMATS[how](row, field) in (text, text.replace("<", "&lt;")), of
+        if how == "figure" and value is not None and abs(value) < 100:
+            assert float(text) == pytest.approx(value, abs=6e-5)
+        if how in ("percent", "rate") and value is not None and "<" not in text:
+            assert float(text.split()[0]) == pytest.approx(100 * value, abs=0.051)
+        if how == "integer" and value is not None:
+            assert int(text.replace(",", "")) == round(value)
+    allowed = re.compile(r"95 %|\b0\.5\b|50|of 100 pairs|1-9|10-99|100\+|expert \d|= [01]|within \.1|\.25|\.1")
+    for of, file, text in found:
+        if not of and not file:
+            assert not re.search(r"\d", allowed.sub("", text)), text
+    assert {file for _, file, _ in found if file} <= {"events.jsonl", "artefact/manifest.json", "metrics.json"}
+
+
+def test_reliability_is_drawn_from_metrics_json():
+    run = made_run()
+    b = report._bins(run["metrics"])["click"]
+    assert len(b["p"]) == Evaluate().bins and sum(b["count"]) == 2000
+    assert b["y"] == [r["value"] for r in run["metrics"] if r["metric"].startswith("bin:")]
+
+
+def test_the_verdict_names_what_deserves_a_look():
+    row = lambda **said: dict.fromkeys(table.COLUMNS) | {"split": "test", "rows": 900, "positives": 90} | said
+    rows = [row(task="click", metric="auc", value=0.7, low=0.65, high=0.75),
+            row(task="click", metric="pcoc", value=1.5, low=1.3, high=1.7),
+            row(task="buy", metric="auc", value=0.52, low=0.45, high=0.59),
+            row(task="like", metric="auc", value=None, note="too few positives", positives=3),
+            row(task="buy", metric="violation_rate", value=0.2),
+            row(task="click", scenario="mail", metric="auc", value=0.5, low=0.4, high=0.6),
+            row(metric="psi:price", value=0.8, noise=0.01)]
+    text = report.markdown({"name": "shop", "metrics": rows, "events": [
+        {"event": "warning", "step": 3, "said": "units are zero"}]})
+    for said in ("ranks 'click' better than guessing, and is not shown to for 'buy' and 'like'",
+                 "need a look for 'click'", "predicted 1.50 times as often as it happened, more than chance explains",
+                 "in 70 of 100 pairs (95 %: 65 to 75)", "Guessing, which gives 50, is not ruled out",
+                 "like: cannot be judged, too few positives (3 positives)", "on 20.00 % of rows",
+                 "click in scenario mail: AUC 0.5000, below its 0.7000", "price moved",
+                 "While training: units are zero",
+                 "| click | 900 | 90 | 0.7000 +-0.0500 |"):
+        assert said in text, said
+
+
+def test_names_cannot_break_the_markdown():
+    text = report.markdown(made_run(task="a|b\n# c", n=300))
+    assert "\n# c" not in text and "a\\|b # c" in text
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium on the PATH (apt-get install chromium)")
+def test_a_browser_shows_it_without_a_fault_at_any_width_and_prints_it(tmp_path):
+    (tmp_path / "report.html").write_text(report.page(made_run(n=600)))
+    said = browse(tmp_path / "report.html", tmp_path)
+    assert said["errors"] == [] and said["pictures"] > 5 and said["empty"] == 0
+    for width, page in said["widths"].items():
+        assert page <= int(width), said["widths"]
+    printed = (tmp_path / "report.pdf").read_bytes()
+    assert printed.startswith(b"%PDF") and len(printed) > 20_000

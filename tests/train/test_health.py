@@ -122,7 +122,7 @@ def test_replay_trains_up_to_the_batch_that_stopped_the_run(log, tmp_path, every
 
 
 def test_replay_of_a_step_sees_its_losses(log, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.pictures, "page", lambda run: "<html>")
+    monkeypatch.setattr(api.report_of, "page", lambda run: "<html>")
     events = []
     with pytest.raises(ConfigError, match="say which step"):
         api.train(run_config(log, tmp_path / "run", "train.log_every=1"), report=events.append)

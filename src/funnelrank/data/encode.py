@@ -374,6 +374,13 @@ class Encoder:
         return read_weights(rows.column(column), rows.place(column))
 
 
+def joined(parts: list[Encoded]) -> Encoded:
+    """The rows of several parts, one after another; without their counts."""
+    cat = lambda name: np.concatenate([getattr(part, name) for part in parts])
+    return Encoded(**{name: cat(name) for name in ("ids", "numbers", "scenario", "labels", "weight", "user")},
+                   lists=[_joined(list(some)) for some in zip(*(part.lists for part in parts))])
+
+
 def _joined(parts: list[List]) -> List:
     """The rows of several parts, one after another."""
     ends = np.cumsum([0, *(len(part.values) for part in parts)])

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from funnelrank.api import Ranker
 from funnelrank.batch import Batch
+from funnelrank.data.encode import joined
 from funnelrank.data.encoded import Encoded
 from funnelrank.data.loader import pack
 from funnelrank.data.source import Source
+from funnelrank.evaluate.gates import Gate, gates_of
 from funnelrank.evaluate.kept import Kept, open_scores
 from funnelrank.funnel import Prediction
-from funnelrank.models.pepnet import GateNU
-from funnelrank.nn.mix import in_torch
 from funnelrank.ranker import RankingModel
 
 ROWS = 4096                 # of the run's rows that are looked at
@@ -62,7 +60,7 @@ class Patient:
             table = source.read(unit, columns)
             rows = np.sort(np.random.default_rng(unit.start).permutation(len(table))[:share])
             parts.append(self.ranker.encoder.encode(table.take(rows), source.where(unit)))
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else joined(parts)
 
     @cached_property
     def batch(self) -> Batch:
@@ -121,47 +119,7 @@ class Patient:
 
     @cached_property
     def gates(self) -> list[Gate]:
-        """Every softmax over the same candidates for all rows, and every gate of PEPNet's kind, past `prepare`."""
-        names: list[str] = []
-        found: list[Gate] = []
-        B = len(self.batch)
-
-        class Softmax(TorchDispatchMode):
-            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-                out = func(*args, **(kwargs or {}))
-                if func is torch.ops.aten._softmax.default and names and ".prepare" not in names[-1]:
-                    x, dim = args[0], args[1] % args[0].dim()
-                    rows = [d for d in range(out.dim()) if out.shape[d] == B and d != dim]
-                    if rows and 1 < out.shape[dim] <= 64:
-                        share = out.movedim((rows[0], dim), (0, -1)).flatten(1, -2) if out.dim() > 2 else (
-                            out.movedim((rows[0], dim), (0, 1)).unsqueeze(1))
-                        masked = torch.isinf(x).any().item()
-                        found.append(Gate(names[-1], "softmax", share.clone(), bool(masked)))
-                return out
-
-        def enter(name: str):
-            return lambda module, given: names.append(name)
-
-        def leave(name: str, gate: bool):
-            def hook(module, given, out):
-                names.pop()
-                if gate:
-                    found.append(Gate(name, "sigmoid", (out / module.gamma).flatten(1).clone(), False))
-            return hook
-
-        hooks = []
-        for name, module in self.model.named_modules():
-            if name:
-                hooks.append(module.register_forward_pre_hook(enter(name)))
-                hooks.append(module.register_forward_hook(leave(name, isinstance(module, GateNU))))
-        try:
-            self.model.eval()
-            with torch.no_grad(), in_torch(), Softmax():
-                self.model(self.batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+        return gates_of(self.model, self.batch, self.layout.scenarios)
 
     # ---- what the run left
 
@@ -191,17 +149,3 @@ class Patient:
             mine = self.encoded.scenario == s
             if mine.any():
                 yield name, mine
-
-
-class Gate:
-    """share [B, V, N] of a softmax: what each of N candidates weighs for V views; [B, W] of sigmoids, 0 to 1."""
-
-    def __init__(self, name: str, kind: str, share: Tensor, masked: bool):
-        self.name, self.kind, self.share, self.masked = name, kind, share, masked
-
-
-def _joined(parts: list[Encoded]) -> Encoded:
-    from funnelrank.data.encode import _joined as lists
-    cat: Any = lambda k: np.concatenate([getattr(p, k) for p in parts])
-    return Encoded(**{k: cat(k) for k in ("ids", "numbers", "scenario", "labels", "weight", "user")},
-                   lists=[lists(list(some)) for some in zip(*(p.lists for p in parts))])

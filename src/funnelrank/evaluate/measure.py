@@ -64,27 +64,27 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
     truth      task -> its true probabilities [n]; adds auc_oracle, logloss_oracle and pcoc_oracle
     spreads    a dict that receives what the intervals were made of, for comparisons
     """
-    order, edges = _by_scenario(scores, scenarios)
+    order, edges = by_scenario(scores, scenarios)
     users = None if scores.user is None else intervals.clusters(np.asarray(scores.user), len(scores.labels))
     draw = Drawing(users, len(scores.labels), evaluate)
-    cluster = _ordered(draw.clusters.code, order)
-    user = None if users is None else _ordered(np.where(np.asarray(scores.user) == metrics.NULL_USER,
+    cluster = ordered(draw.clusters.code, order)
+    user = None if users is None else ordered(np.where(np.asarray(scores.user) == metrics.NULL_USER,
                                                         metrics.NULL_USER, users.code), order)
     rows, spreads = [], {} if spreads is None else spreads
     for t, (task, kind, parent) in enumerate(zip(scores.tasks, scores.kinds, scores.parents)):
-        columns = {"user": user, "cluster": cluster, "label": _ordered(scores.labels[:, t], order)}
+        columns = {"user": user, "cluster": cluster, "label": ordered(scores.labels[:, t], order)}
         child_and_parent = ()
         if kind == "multiclass":
-            columns["classes"] = _ordered(scores.classes[task], order)
+            columns["classes"] = ordered(scores.classes[task], order)
         elif kind != "binary":
-            columns["mean"] = _ordered(scores.mean[:, t], order)
+            columns["mean"] = ordered(scores.mean[:, t], order)
         else:
-            columns["log_p"] = _ordered(scores.log_p[:, t], order)
-            columns["log_not_p"] = _ordered(scores.log_not_p[:, t], order)
-            columns["frozen"] = None if frozen is None else _ordered(frozen.log_p[:, t], order)
-            columns["truth"] = _ordered(truth[task], order) if truth and task in truth else None
+            columns["log_p"] = ordered(scores.log_p[:, t], order)
+            columns["log_not_p"] = ordered(scores.log_not_p[:, t], order)
+            columns["frozen"] = None if frozen is None else ordered(frozen.log_p[:, t], order)
+            columns["truth"] = ordered(truth[task], order) if truth and task in truth else None
             if parent is not None:
-                child_and_parent = columns["log_p"], _ordered(scores.log_p[:, parent], order)
+                child_and_parent = columns["log_p"], ordered(scores.log_p[:, parent], order)
         seen = ~np.isnan(columns["label"])
         kept = np.concatenate([[0], np.cumsum(seen)])
         columns = {k: v for k, v in columns.items() if v is not None}
@@ -370,7 +370,7 @@ def _means(split: str, rows: Sequence[dict], scenarios: Sequence[str | None],
                    positives=sum(r["positives"] for r in counted))
 
 
-def _by_scenario(scores: Scores, names: Sequence[str] | None) -> tuple[np.ndarray | None, dict]:
+def by_scenario(scores: Scores, names: Sequence[str] | None) -> tuple[np.ndarray | None, dict]:
     """An order [n] in which scenarios stand together (None = as they are), and name -> (start, end) in it."""
     n = len(scores.labels)
     edges: dict[str | None, tuple[int, int]] = {None: (0, n)}
@@ -388,5 +388,5 @@ def _by_scenario(scores: Scores, names: Sequence[str] | None) -> tuple[np.ndarra
     return order, edges
 
 
-def _ordered(column: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+def ordered(column: np.ndarray, order: np.ndarray | None) -> np.ndarray:
     return np.asarray(column if order is None else column[order])

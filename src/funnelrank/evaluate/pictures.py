@@ -94,7 +94,30 @@ def auc_by_scenario(rows: Sequence[Mapping[str, Any]], split: str) -> list[Pictu
     return pictures
 
 
+def importance_by_task(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """A dot a feature, the most important first, with its 95 % interval; 0 as a line. Rows of importance.py."""
+    pictures = []
+    for t, task in enumerate(dict.fromkeys(r["task"] for r in rows)):
+        whole = [r for r in rows if r["task"] == task and r["scenario"] is None]
+        metric = "auc" if any(r["metric"] == "auc" and r["value"] is not None for r in whole) else "loss"
+        dots = sorted((r for r in whole if r["metric"] == metric and r["value"] is not None), key=lambda r: -r["value"])
+        if dots:
+            shown = dots[:MOST_SCENARIOS]
+            note = f"The {len(shown)} largest of {len(dots)}." if len(dots) > len(shown) else ""
+            label = "AUC that it costs" if metric == "auc" else "rise of the loss"
+            pictures.append(Picture(task, _draw(lambda ax, t=t, d=shown, x=label: _costs(ax, d, _colour(t), x),
+                                                0.9 + 0.24 * len(shown)), note))
+    return pictures
+
+
 # ---- panels
+
+def _costs(ax: Any, dots: Sequence[Mapping], colour: str, label: str) -> None:
+    _dots(ax, dots, [_short(r["feature"]) for r in dots], None, colour, label)
+    ax.axvline(0, color=INK, lw=0.8, alpha=0.5)
+    left, right = ax.get_xlim()
+    ax.set_xlim(min(left, 0), max(right, 0))
+
 
 def _lines(ax: Any, curves: Mapping[str, tuple], label: str, best: float | None = None) -> None:
     for t, (name, (x, y)) in enumerate(curves.items()):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from funnelrank.errors import ConfigError, listing
-from funnelrank.evaluate.table import Shown, direction
+from funnelrank.evaluate.table import Shown, direction, is_fact
 
 SHOWN = ("auc", "gauc", "gauc_frozen", "logloss", "pcoc", "ece", "rmse")
 
@@ -21,7 +21,7 @@ def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]
     """
     found: dict[tuple, list[Mapping]] = {}
     for rows in runs:
-        for r in rows:
+        for r in (r for r in rows if not is_fact(r["metric"])):
             found.setdefault((r["split"], r["task"], r["scenario"], r["metric"]), []).append(r)
     out = []
     for (split, task, scenario, metric), some in found.items():

@@ -24,6 +24,7 @@ VALUE = {"rmse": -1, "mae": -1, "pcoc": 0, "spearman": 1}
 AMOUNT = {**VALUE, "gini": 1, "auc_positive": 1}
 CLASSES = {"accuracy": 1, "logloss": -1, "auc_ovr": 1}
 KINDS = {"binary": BINARY, "regression": VALUE, "count": AMOUNT, "ziln": AMOUNT, "multiclass": CLASSES}
+FACTS = ("label", "feature", "bin", "gate", "cost")          # how their names begin
 OTHER = AMOUNT | CLASSES            # of any kind but binary
 
 
@@ -35,8 +36,13 @@ def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
 # ---- reading the rows
 
 def is_view(metric: str) -> bool:
-    """Whether it is of a part or a side of the rows that its name tells: `auc@user_id:new`, `psi:price`."""
+    """Whether it is of a part or a side of the rows that its name tells, `auc@user_id:new`, `psi:price`, or a fact."""
     return ":" in metric
+
+
+def is_fact(metric: str) -> bool:
+    """Whether it is no metric at all, but what facts.py and gates.py tell of rows, gates and cost: `label:rate`."""
+    return metric.split(":", 1)[0] in FACTS
 
 
 def wide(rows: Sequence[Mapping[str, Any]], split: str, scenario: str | None = None) -> dict[str, Any]:
@@ -96,6 +102,7 @@ def value(rows: Sequence[Mapping[str, Any]], name: str, where: str = "train.earl
 
     ConfigError for a name that no row has.
     """
+    rows = [r for r in rows if not is_view(r["metric"])]
     kinds = {r["task"]: "value" if r["positives"] is None else "binary" for r in rows if r["task"]}
     wanted = check_name(name, kinds, list(dict.fromkeys(r["split"] for r in rows)), where)
     for r in rows:

@@ -94,6 +94,11 @@ def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[P
     return seen.found
 
 
+def multiply_adds(model: RankingModel, batch: Batch) -> int:
+    """Of all matrix products of the network, forward."""
+    return sum(map(prod, products(model, batch, backward=False)))
+
+
 class _Products(TorchDispatchMode):
     """Notes the shapes of all products while it is entered."""
 

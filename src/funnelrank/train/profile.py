@@ -31,10 +31,12 @@ class Profile:
     """Seconds by part of the steps since `begin`.
 
     On a CPU with one thread they are CPU seconds; elsewhere seconds by the wall, and a GPU is waited for.
+
+    most    look at so many steps, and then get out of the way; None: at all, and hold them against the machine's floor
     """
 
-    def __init__(self, model: RankingModel):
-        self.model = model
+    def __init__(self, model: RankingModel, most: int | None = None):
+        self.model, self.most = model, most
         self.device = next(iter(model.funnel.buffers())).device
         self.cpu = self.device.type == "cpu" and torch.get_num_threads() == 1
         self.spent = dict.fromkeys(PARTS, 0.0)
@@ -61,8 +63,12 @@ class Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for undo in self._undo:
-            undo()
+        while self._undo:
+            self._undo.pop()()
+
+    @property
+    def over(self) -> bool:
+        return self.most is not None and self.steps >= self.most
 
     def begin(self) -> None:
         """Whatever passed until now belongs to no step: an evaluation, a checkpoint."""
@@ -70,11 +76,15 @@ class Profile:
         self._from = self._last
 
     def ends(self, part: str) -> None:
+        if self.over:
+            return
         now = self._now()
         self.spent[part] += now - self._last
         self._last = now
 
     def step_ends(self, batch: Batch) -> None:
+        if self.over:
+            return
         self.ends("other")
         self.steps, self.rows = self.steps + 1, self.rows + len(batch)
         if self.batch is None or len(batch) > len(self.batch):
@@ -82,6 +92,8 @@ class Profile:
         if self.cpu:                         # what this thread did not compute, the loader's did
             self.spent["loading"] += max(time.process_time() - self._process - (self._last - self._from), 0.0)
         self.begin()
+        if self.over:
+            self.__exit__()
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -94,7 +106,7 @@ class Profile:
         ms = {part: 1e3 * s / steps for part, s in self.spent.items()}
         found: dict[str, Any] = {"steps": self.steps, "rows": self.rows / steps, "ms": ms,
                                  "clock": "CPU" if self.cpu else "wall"}
-        if self.device.type == "cpu" and self.batch is not None:
+        if self.most is None and self.device.type == "cpu" and self.batch is not None:
             work = work_of(self.model, self.batch, updates, average)
             least = floor_ms(work, measure_machine(work.products)) * found["rows"] / work.rows
             found |= {"floor_ms": least, "share": least / sum(ms.values()),

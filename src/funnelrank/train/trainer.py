@@ -140,8 +140,9 @@ class Trainer:
             self._evaluate()                                             # the steps since the last evaluation
             if self.saved != self.step:
                 self._save("last")
-        if self.profile:
-            self.report({"event": "profile", **self.profile.result(self.updates, self.average)})
+        if self.profile and self.profile.steps:
+            self.report({"event": "profile", "asked": self.profile.most is None,
+                         **self.profile.result(self.updates, self.average)})
         kept = "best" if self.judge and self.best is not None else "last"
         if kept == "best":
             self._load_best()
