@@ -381,6 +381,62 @@ def doctor(what: Path, /, *, sets: Sets = None, fail_on: Literal["error", "warni
 
 
 @app.command
+def explain(artefact: Path, /, *, rows: Words = None, split: Split | None = None, by: Words = None, most: int = 50_000,
+            repeats: int = 1, select: Annotated[bool, Parameter(negative=())] = False, out: Path | None = None,
+            allow_code: Code = False) -> None:
+    """What do a trained model's answers come from, and how few features would do?
+
+    Deals each feature's values to other rows, and says what that costs each task in each scenario; shows what gates
+    listen to. Writes explain.html, .md and .json. For example:
+
+      funnelrank explain runs/demo
+      funnelrank explain runs/demo --by device --repeats 3
+      funnelrank explain runs/demo --select
+
+    Parameters
+    ----------
+    artefact
+        A run folder, or the artefact/ in it.
+    rows
+        Files, folders, globs or URLs with labels, instead of those that the config names.
+    split
+        Which of the config's splits to read: by default valid, or test where there is none.
+    by
+        Columns of the rows, separated by commas: what do gates weigh for each of their values?
+    most
+        Look at so many rows, drawn at random of more.
+    repeats
+        Deal each feature so often, and take the mean.
+    select
+        Also train on fewer and fewer features, the least important left out first, and say what that costs on valid.
+        Runs go to <run>-select, and so does selected.yaml, a config of the fewest that are not shown to be worse.
+    out
+        The folder to write into. Default: explain/ in the run's folder.
+    """
+    import json
+
+    from funnelrank import explain as why
+    from funnelrank.api import write_text
+    from funnelrank.evaluate import explained
+    with Console() as console:
+        found = why.explain(artefact, _given(rows), split=split, by=_split(by), most=most, repeats=repeats,
+                            report=console.watch, allow_code=allow_code)
+        chosen = why.select(artefact, found, report=console.watch, allow_code=allow_code) if select else None
+    said, shown = (why.words(chosen) if chosen else []), why.shown(found)
+    folder = out or (artefact.parent if artefact.name == "artefact" else artefact) / "explain"
+    parts = found.to_json(), chosen and chosen.to_json()
+    write_text(folder / "explain.json", json.dumps(parts[0] | {"selected": parts[1]}, ensure_ascii=False,
+                                                   allow_nan=False, indent=1) + "\n")
+    write_text(folder / "explain.html", explained.page(*parts, said))
+    write_text(folder / "explain.md", explained.markdown(parts[0], shown.columns, shown.rows, said))
+    say(f"on {found.looked:,} rows of {found.split}: what it costs to deal a feature's values to other rows")
+    show_table(shown, texts=("feature",))
+    for line in ("", *said, f"{folder}: explain.html, explain.md, explain.json"
+                 + (f"; {chosen.folder}: a run each, selected.yaml" if chosen and why.cheapest(chosen) else "")):
+        say(line)
+
+
+@app.command
 def predict(artefact: Path, rows: list[str], /, *, out: Path, keep: Words = None, events: Words = None,
             allow_code: Code = False) -> None:
     """Score rows into a parquet file.
