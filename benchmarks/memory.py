@@ -7,7 +7,9 @@ The config's train rows are replaced by LOG.parquet, repeated. Each copy is shuf
 one of as many offsets as there are copies, so that its distinct values grow with the rows. Every size runs in a process
 of its own, on the threads it is given. A thread reads RssAnon every 5 ms: file pages, as those of the encoded rows, are
 not in it. Per phase: peak of anonymous memory, less what was there after the imports and, in training, less what
-weights, optimiser state and averages need; the budget; rows per CPU-second (user + system, all threads).
+weights, optimiser state and averages need; the budget; rows per CPU-second (user + system, all threads). Training is
+counted from the first steps that it reports (100): what comes before, such as building the model and drawing an epoch's
+order, is done once, and is told apart.
 """
 
 import argparse
@@ -87,7 +89,8 @@ def measure(config: str, sets: list[str], steps: int) -> dict:
         if event["event"] in ("disk", "skipped"):
             events.append(event)
         if event["event"] == "step":
-            trained["rows"] = event["step"] * config.settings.train.batch_size
+            first, _ = trained.setdefault("first", (event["step"], time.process_time()))
+            trained["rows"] = (event["step"] - first) * config.settings.train.batch_size
             if event["step"] >= steps:
                 raise Enough
 
@@ -109,6 +112,8 @@ def measure(config: str, sets: list[str], steps: int) -> dict:
         trained["needs"] = tables * (2 + averages) + dense * (4 + averages)
         with suppress(Enough):
             flow.fit(config, model, encoder, splits, report=report)
+        spent = time.process_time() - trained.pop("first")[1]
+    trained |= {"before": trained["cpu"] - spent, "cpu": spent}
     over.set()
     return {"rows": rows, "base": base, "phases": phases, "events": events, "memory": config.settings.data.memory,
             "distinct": {name: vocab.size for name, vocab in encoder.vocabs.items()}}
@@ -155,7 +160,8 @@ def show(found: dict, size: int) -> None:
         needs = p.get("needs", 0)
         left = p["peak"] - needs
         print(f"  {name:<8} {p['peak'] / 1e6:>7,.0f}  {needs / 1e6:>16,.0f}  {left / 1e6:>7,.0f}  "
-              f"{left / found['memory']:>9.0%}   {p['rows'] / p['cpu']:>19,.0f}", flush=True)
+              f"{left / found['memory']:>9.0%}   {p['rows'] / p['cpu']:>19,.0f}"
+              + (f", after {p['before']:.1f} CPU s" if "before" in p else ""), flush=True)
 
 
 if __name__ == "__main__":

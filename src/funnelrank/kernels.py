@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 7                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 8                                         # of the interface; csrc/rows.cpp says the same
 FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
@@ -31,6 +31,14 @@ FUNCTIONS = {                                       # name -> result, arguments
     "rows_large_pages": (None, [_POINTER, _NUMBER]),
     "norm_forward": (None, [_POINTER]),
     "norm_backward": (None, [_POINTER]),
+    "dice_forward": (None, [_POINTER]),
+    "dice_backward": (None, [_POINTER]),
+    "unit_forward": (None, [_POINTER]),
+    "unit_backward": (None, [_POINTER]),
+    "spread_forward": (None, [_POINTER]),
+    "spread_backward": (None, [_POINTER]),
+    "pool_forward": (None, [_POINTER]),
+    "pool_backward": (None, [_POINTER]),
     "mix_forward": (None, [_POINTER]),
     "mix_backward": (None, [_POINTER]),
     "gate_forward": (None, [_POINTER]),

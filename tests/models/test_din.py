@@ -94,7 +94,7 @@ def test_one_entry_is_weighed_by_its_unit_and_by_one_under_softmax():
     made = part()
     made_softmax = part(softmax=True)
     run = lambda m: m(Inputs(torch.zeros(1, 2, dtype=torch.float64), histories={"shown": h})).flat[:, 2:]
-    weight = made.units["0"](h, torch.zeros(1, dtype=torch.int64))
+    weight = made.units["0"](h)
     torch.testing.assert_close(run(made), weight * h.values)
     torch.testing.assert_close(run(made_softmax), h.values)
 

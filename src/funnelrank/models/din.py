@@ -19,6 +19,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs, Padded, Spec
 from funnelrank.models.mlp import Widths
 from funnelrank.nn.activation import Dice
+from funnelrank.nn.history import beside_target, plus_row, pooled, rows_of
 from funnelrank.nn.linear import Linear
 
 
@@ -53,14 +54,7 @@ class TargetAttention(nn.Module):
         """[B, D]"""
         if isinstance(history, Padded):
             return self._pool_padded(unit, history)
-        B = history.target.shape[0]
-        row = torch.repeat_interleave(torch.arange(B, device=history.offsets.device), history.offsets.diff(),
-                                      output_size=history.values.shape[0])              # [n]
-        weight = unit(history, row)                                                     # [n]
-        if self.softmax:
-            weight = softmax_by_row(weight, row, B)
-        zeros = history.values.new_zeros(B, history.values.shape[1])
-        return zeros.index_add(0, row, weight.unsqueeze(1) * history.values)
+        return attended(unit, history, self.softmax)
 
     def _pool_padded(self, unit: ActivationUnit, history: Padded) -> Tensor:
         e, there, v = history
@@ -71,7 +65,7 @@ class TargetAttention(nn.Module):
 
 
 class ActivationUnit(nn.Module):
-    """a_j for every entry of every history: values [n, D] of rows row [n], against target [B, D] -> [n].
+    """a_j for every entry of every history, [n].
 
     The first layer, W [e, v, e - v, e * v] + b, is taken apart so that what depends on v alone is computed once a row:
     (W_e + W_d) e + W_p (e * v)  per entry,  (W_v - W_d) v + b  per row.
@@ -85,17 +79,33 @@ class ActivationUnit(nn.Module):
         self.rest = nn.ModuleList(Linear(a, b) for a, b in zip((first, *rest), rest))
         self.dice = nn.ModuleList(Dice(w) for w in hidden)
 
-    def forward(self, history: History, row: Tensor) -> Tensor:
-        return self.weigh(history.values, history.target, row)
+    def forward(self, history: History) -> Tensor:
+        both = beside_target(history.values, history.target, history.offsets)           # [n, 2 D]
+        by_entry, by_row = self._first(history.target)
+        return self._rest(plus_row(both @ by_entry, by_row, history.offsets))
 
-    def weigh(self, e: Tensor, v: Tensor, row: Tensor | slice = slice(None)) -> Tensor:
-        """Entries e [..., D] against targets v, of which v[row] has a shape that fits e -> [...]."""
+    def weigh(self, e: Tensor, v: Tensor) -> Tensor:
+        """The same of padded entries e [B, L, D] against targets v [B, 1, D] -> [B, L]."""
+        by_entry, by_row = self._first(v)
+        return self._rest(torch.cat([e, e * v], -1) @ by_entry + by_row)
+
+    def _first(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer: [2 D, H] that [e, e * v] is multiplied with, and what v adds, [..., H]."""
         w_e, w_v, w_d, w_p = self.first.weight.split(self.width, 1)
-        by_row = v @ (w_v - w_d).T + self.first.bias                                    # [B, H]
-        h = e @ (w_e + w_d).T + (e * v[row]) @ w_p.T + by_row[row]                      # [n, H]
+        return torch.cat([w_e + w_d, w_p], 1).T, v @ (w_v - w_d).T + self.first.bias
+
+    def _rest(self, h: Tensor) -> Tensor:
         for dice, layer in zip(self.dice, self.rest):
             h = layer(dice(h))
         return h.squeeze(-1)
+
+
+def attended(unit: ActivationUnit, history: History, softmax: bool) -> Tensor:
+    """What a history says about the row's item: [B, D]."""
+    weight = unit(history)                                                              # [n]
+    if softmax:
+        weight = softmax_by_row(weight, rows_of(history.offsets, weight.shape[0]), history.target.shape[0])
+    return pooled(weight, history.values, history.offsets)
 
 
 def softmax_by_row(score: Tensor, row: Tensor, rows: int) -> Tensor:

@@ -25,11 +25,12 @@ from funnelrank.inputs import History, Relation, Spec
 from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.autoint import InteractingLayer
 from funnelrank.models.dcn_v2 import CrossLayer
-from funnelrank.models.din import ActivationUnit, softmax_by_row
+from funnelrank.models.din import ActivationUnit, attended
 from funnelrank.models.fields import bi_interaction, pairs
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.models.pepnet import GateNU
 from funnelrank.models.ple import Level
+from funnelrank.nn.history import pooled
 from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
 from funnelrank.nn.norm import Norm
 
@@ -463,12 +464,6 @@ class AutoDis(nn.Module):
 
 # ---- histories
 
-def rows_of(history: History) -> Tensor:
-    """The row of each entry, [n]."""
-    return torch.repeat_interleave(torch.arange(history.target.shape[0], device=history.offsets.device),
-                                   history.offsets.diff(), output_size=history.values.shape[0])
-
-
 class Pool(nn.Module):
     """The mean or sum of a history's entries; an empty one is zeros."""
 
@@ -477,7 +472,7 @@ class Pool(nn.Module):
         self.by, self.out = by, Vector(past_of(shapes).width)
 
     def forward(self, x: History) -> Tensor:
-        summed = x.values.new_zeros(x.target.shape).index_add(0, rows_of(x), x.values)
+        summed = pooled(x.values.new_ones(x.values.shape[0]), x.values, x.offsets)
         return summed if self.by == "sum" else summed / x.offsets.diff().clamp(min=1).unsqueeze(1)
 
 
@@ -496,12 +491,8 @@ class Attention(nn.Module):
         self.out = Vector(2 * D if target else D)
 
     def forward(self, x: History) -> Tensor:
-        row = rows_of(x)
-        weight = self.unit(x, row)
-        if self.softmax:
-            weight = softmax_by_row(weight, row, x.target.shape[0])
-        pooled = x.values.new_zeros(x.target.shape).index_add(0, row, weight.unsqueeze(1) * x.values)
-        return torch.cat([pooled, x.target], 1) if self.target else pooled
+        said = attended(self.unit, x, self.softmax)
+        return torch.cat([said, x.target], 1) if self.target else said
 
 
 class BST(nn.Module):

@@ -1,8 +1,14 @@
 """Activations that carry state."""
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from funnelrank.kernels import at, library, threads
+from funnelrank.nn.norm import NORM, compiled
 
 
 class Dice(nn.Module):
@@ -26,5 +32,32 @@ class Dice(nn.Module):
         else:
             if not i:
                 n.num_batches_tracked.add_(1)
+            if compiled(s):
+                return _Dice.apply(s, self.alpha[own], mean, variance, n.momentum, n.eps)
             p = torch.sigmoid(F.batch_norm(s, mean, variance, None, None, True, n.momentum, n.eps))
         return p * s + (1 - p) * self.alpha[own] * s
+
+
+class _Dice(torch.autograd.Function):
+    """s [n, H] by its own rows' statistics; the running ones are moved as nn.BatchNorm1d moves them."""
+
+    @staticmethod
+    def forward(ctx, s, alpha, running_mean, running_var, momentum, eps):
+        s, alpha = s.contiguous(), alpha.contiguous()
+        n, H = s.shape
+        mean, rstd, variance, y = *torch.empty(3, H).unbind(), torch.empty_like(s)
+        library().dice_forward(ctypes.byref(NORM(n, H, False, threads(), *map(at, (
+            s, alpha, None, mean, rstd, variance, y)), eps=eps)))
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * (n / (n - 1)), momentum)
+        ctx.save_for_backward(s, alpha, mean, rstd)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        s, alpha, mean, rstd = ctx.saved_tensors
+        g, ds, dalpha = g.contiguous(), torch.empty_like(s), torch.empty_like(alpha)
+        library().dice_backward(ctypes.byref(NORM(*s.shape, False, threads(), *map(at, (
+            s, alpha, None, mean, rstd, None, None, g, ds, dalpha)))))
+        return ds, dalpha, None, None, None, None

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from funnelrank.kernels import at, library, struct, threads
 
-_Norm = struct(n="rows width relu threads", p="x weight bias mean rstd variance y g dx dweight dbias", d="eps")
+NORM = struct(n="rows width relu threads", p="x weight bias mean rstd variance y g dx dweight dbias", d="eps")
 
 
 class Norm(nn.Module):
@@ -61,13 +61,14 @@ class Norm(nn.Module):
         learn = self.training and len(x) > 1         # one row has no variance: an epoch's last batch can be so small
         if learn and not i:
             n.num_batches_tracked.add_(1)
-        if learn and _native(x):
+        if learn and compiled(x):
             return _BatchNorm.apply(x, weight, bias, mean, variance, n.momentum, n.eps, relu)
         x = F.batch_norm(x, mean, variance, weight, bias, learn, n.momentum, n.eps)
         return x.relu() if relu else x
 
 
-def _native(x: Tensor) -> bool:
+def compiled(x: Tensor) -> bool:
+    """Whether csrc/norm.cpp does it."""
     return (x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
             and library() is not None)
 
@@ -80,7 +81,7 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         B, H = x.shape
         mean, rstd, variance, y = *torch.empty(3, H).unbind(), torch.empty_like(x)
-        library().norm_forward(ctypes.byref(_Norm(B, H, relu, threads(), *map(at, (
+        library().norm_forward(ctypes.byref(NORM(B, H, relu, threads(), *map(at, (
             x, weight, bias, mean, rstd, variance, y)), eps=eps)))
         running_mean.lerp_(mean, momentum)
         running_var.lerp_(variance * (B / (B - 1)), momentum)
@@ -93,6 +94,6 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx, g):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         g, dx, (dweight, dbias) = g.contiguous(), torch.empty_like(x), torch.empty(2, x.shape[1]).unbind()
-        library().norm_backward(ctypes.byref(_Norm(*x.shape, ctx.relu, threads(), *map(at, (
+        library().norm_backward(ctypes.byref(NORM(*x.shape, ctx.relu, threads(), *map(at, (
             x, weight, bias, mean, rstd, None, None, g, dx, dweight, dbias)))))
         return dx, dweight, dbias, None, None, None, None, None
