@@ -211,6 +211,50 @@ def reproduce(artefact: Path, /, *, out: Path | None = None, continue_from: Path
 
 
 @app.command
+def encode(config: Path, /, *, sets: Sets = None, fit: Annotated[bool, Parameter(negative=())] = False,
+           share: str | None = None, allow_code: Code = False) -> None:
+    """Fit vocabularies and encode every split into data.cache, for trainings to come.
+
+    Without options all of it, in this process. For large logs in two steps: --fit once, and then any number of tasks
+    that a scheduler spreads over machines, each with a share of the files. A training joins what they made. For
+    example:
+
+      funnelrank encode demo.yaml
+      funnelrank encode demo.yaml --fit
+      funnelrank encode demo.yaml --share 3/16
+
+    Parameters
+    ----------
+    config
+        The YAML file.
+    fit
+        Only vocabularies and statistics of train.
+    share
+        K/N: encode only the K-th of N shares of all splits' files. A task that was stopped is given again.
+    """
+    if fit and share:
+        raise ConfigError("--share: shares begin once --fit has ended; give one of them at a time")
+    part = _share(share) if share is not None else None
+    from funnelrank import flow
+    read = _load(config, sets, allow_code)
+    with Console() as console:
+        data = flow.open_data(read, console.watch)
+        if part:
+            made, of = flow.encode_share(read, data, part, console.watch)
+        else:
+            encoder = flow.prepare(read, data, console.watch)
+            folder = flow.keep_encoder(read, data, encoder)
+            splits = {} if fit else flow.encode(read, data, encoder, console.watch)
+    if part:
+        return say(f"{flow.cache_of(read)}: {of} files in share {share}, {made} of them encoded now")
+    values = ", ".join(f"{name} {vocab.size:,}" for name, vocab in encoder.vocabs.items())
+    say(f"{folder}: vocabularies and statistics; ids of {values}")
+    for split, rows in splits.items():
+        say(f"{rows.folder}: {split}, {rows.rows:,} rows")
+    return None
+
+
+@app.command
 def evaluate(artefact: Path, /, *, rows: Words = None, split: Split = "test",
              by: Words = None, events: Words = None, out: Path | None = None,
              allow_code: Code = False) -> None:
@@ -712,6 +756,13 @@ def simulate(out: Path, /, *, rows: int = 200_000, users: int = 5_000, items: in
 def _load(path: Path, sets: Sequence[str] | None, allow_code: bool = False) -> Config:
     from funnelrank import config
     return config.load(path, sets or (), allow_code=allow_code)
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--share: found '{text}'; a share is K/N, from 1/N to N/N, as in --share 3/16")
+    return int(found[1]), int(found[2])
 
 
 def _split(words: Sequence[str] | None) -> list[str]:

@@ -95,6 +95,8 @@ class Console:
                 from funnelrank.durable import spell_size
                 self._line(f"{event['what']}: about {spell_size(event['bytes'])} to be written to {event['folder']} "
                            f"({spell_size(event['free'])} free)")
+            case "fitted":
+                self._line(f"vocabularies and statistics from {event['folder']}")
             case "engine":
                 cut = f"; buckets of {', '.join(event['buckets'])} cut at its approximate quantiles" if (
                     event["quantiles"] == "approximate" and event["buckets"]) else ""

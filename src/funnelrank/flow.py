@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ import torch
 
 from funnelrank.config import Config
 from funnelrank.data.ahead import each
-from funnelrank.data.cache import EncodedSplit, open_encoded
+from funnelrank.data.cache import KEEP, KEY, EncodedSplit, encode_file, open_encoded
 from funnelrank.data.encode import Encoder, Old
 from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
@@ -36,7 +37,8 @@ from funnelrank.data.sift import Sifted, sift
 from funnelrank.data.source import Source, open_source
 from funnelrank.data.tables import Dimension, open_tables
 from funnelrank.data.vectors import Vectors, open_vectors
-from funnelrank.errors import ConfigError, DataError
+from funnelrank.durable import discard_unused, find_folder, held_folder, new_folder, write_failure
+from funnelrank.errors import ConfigError, DataError, FunnelrankError
 from funnelrank.evaluate import table
 from funnelrank.evaluate.calibrate import described, fit_calibration, sampling_weights
 from funnelrank.evaluate.measure import NULL, Scores, measure, reliability
@@ -45,6 +47,7 @@ from funnelrank.evaluate.views import cold_rows, funnel_rows, gauc_rows
 from funnelrank.kernels import keep_freed_memory
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
+from funnelrank.sealed import read_json, to_json
 from funnelrank.settings import Data as DataSettings
 from funnelrank.settings import Train
 from funnelrank.start import start_from, start_from_vectors
@@ -57,6 +60,7 @@ from funnelrank.train.trainer import Judged, Trained, Trainer
 
 SPLITS = ("train", "valid", "test")
 PROFILED = 100          # first steps of every run, whose time by part is in its report
+KEPT = "kept.json"           # beside an encoder in the cache: its hash
 
 
 def silent(event: Event) -> None:
@@ -117,10 +121,15 @@ def by_hand(data: DataSettings) -> DataSettings:
 
 
 def prepare(config: Config, data: Data, report: Report = silent, old: Old | None = None) -> Encoder:
-    """Fit vocabularies, scales and list numbers on train; going on from `old`, vocabularies grow and scales stay."""
+    """Fit vocabularies, scales and list numbers on train, or open those that `keep_encoder` kept in the cache; going on
+    from `old`, vocabularies grow and scales stay.
+    """
     source = data.sources.get("train")
     if source is None:
         raise ConfigError("data.train: no rows to fit on; name a file, a folder, a glob or a URL")
+    if old is None and (kept := kept_encoder(config, data)) is not None:
+        report({"event": "fitted", "folder": str(fitted_folder(config, data))})
+        return kept
     return Encoder.fit(config.schema, source, data.tables, progress(report, "fit", source),
                        threads_of(config.settings.train), old, cache_of(config), report, config.settings.data.engine)
 
@@ -134,6 +143,67 @@ def encode(config: Config, data: Data, encoder: Encoder, report: Report = silent
     return {split: open_encoded(encoder, source, config.settings.data, folder, split == "train",
                                 progress(report, f"encode {split}", source), threads_of(config.settings.train), report)
             for split, source in sources.items()}
+
+
+def fitted_folder(config: Config, data: Data) -> Path:
+    """Where the cache keeps the encoder of this schema, fitted on these files."""
+    said, schema = config.settings.data, config.schema
+    files = [space.file for space in schema.spaces.values() if space.file]
+    made_from = {"schema": schema.model_dump(mode="json"), "source": data.sources["train"].fingerprint(),
+                 "tables": {name: table.files for name, table in data.tables.items()},
+                 "engine": said.engine and said.engine.model_dump(mode="json"),
+                 "files": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}}
+    return cache_of(config) / f"fitted-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
+
+
+def keep_encoder(config: Config, data: Data, encoder: Encoder) -> Path:
+    """Writes a fitted encoder into the cache, for every later run of this config on these files."""
+    folder = fitted_folder(config, data)
+    try:
+        with new_folder(folder) as new:
+            encoder.save(new)
+            (new / KEPT).write_bytes(to_json({"hash": encoder.hash()}))
+        discard_unused(folder.parent, "fitted-" + "[0-9a-f]" * KEY, KEEP)
+    except OSError as error:
+        if (said := write_failure(error, folder.parent)) is None:
+            raise
+        raise DataError(f"cache {folder.parent}, for vocabularies: {said} with data.cache") from error
+    return folder
+
+
+def kept_encoder(config: Config, data: Data) -> Encoder | None:
+    """What `keep_encoder` wrote, or None: not there, or damaged, and then to be fitted again."""
+    if not cache_of(config).is_dir() or (folder := find_folder(fitted_folder(config, data))) is None:
+        return None
+    with held_folder(folder) as found:
+        try:
+            encoder = Encoder.load(found)
+            return encoder if read_json(found / KEPT, str(found))["hash"] == encoder.hash() else None
+        except (FunnelrankError, OSError, LookupError, TypeError, ValueError):
+            return None
+
+
+def encode_share(config: Config, data: Data, share: tuple[int, int], report: Report = silent) -> tuple[int, int]:
+    """Encode the k-th of n shares of all splits' files, one after another, each into a part of the cache that `encode`
+    joins: how many were encoded now, and how many are in the share.
+
+    Raises ConfigError where no encoder was kept in the cache, and under data.on_error: skip.
+    """
+    number, of = share
+    if config.settings.data.on_error == "skip":
+        raise ConfigError("data.on_error: skip passes over all files before the first is encoded; encode such a log "
+                          "without --share")
+    encoder = kept_encoder(config, data)
+    if encoder is None:
+        raise ConfigError(f"{cache_of(config)}: holds no vocabularies of this config and these files; run `funnelrank "
+                          "encode CONFIG --fit` once before the shares, with the same data.cache")
+    every = [(split, source, i) for split, source in data.sources.items() for i in range(len(source.files()))]
+    mine, made = every[number - 1::of], 0
+    for split, source, i in mine:
+        made += encode_file(encoder, source, i, config.settings.data, cache_of(config), split == "train",
+                            progress(report, f"encode {split}, file {i + 1}", source.files()[i]),
+                            threads_of(config.settings.train), report)
+    return made, len(mine)
 
 
 def cache_of(config: Config) -> Path:

@@ -5,6 +5,8 @@
                               meta.json    shapes, types, counts, coverage, and what the key was made from
                               meta.sum     checksums of these files (CRC-32), held against them at every opening
 
+    <folder>/part-<key>/      the same of one file of several, encoded by a task of its own; joined, and then removed
+
 The key is a hash of the encoder, the files and the label policy: whatever changes makes another cache. Rows are encoded
 unit by unit, so that never more than one unit is in memory. The folder appears when it is complete; what is half
 written, cut off or damaged since, is never used. A folder of caches keeps the KEEP that were used last, and any that a
@@ -13,7 +15,7 @@ running process reads; older ones are removed when another is made.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -29,7 +31,16 @@ from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.labels import apply_policy, contradictions, describe
 from funnelrank.data.source import Source
-from funnelrank.durable import discard_unused, find_folder, hold, new_folder, spell_size, sweep, write_failure
+from funnelrank.durable import (
+    discard_unused,
+    find_folder,
+    hold,
+    new_folder,
+    remove_folder,
+    spell_size,
+    sweep,
+    write_failure,
+)
 from funnelrank.errors import ArtefactError, DataError
 from funnelrank.schema import Schema
 from funnelrank.sealed import read_json, to_json
@@ -38,6 +49,7 @@ from funnelrank.settings import Data
 FORMAT = 2
 KEY = 32                 # hex digits
 KEEP = 20                # a run needs up to five: train, valid, test, and two with frozen histories
+COPIED = 1 << 18         # rows of a part copied at a time
 META, SUMS = "meta.json", "meta.sum"
 ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "weight": "<f4", "user": "<i8"}
 LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
@@ -79,11 +91,10 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
     Raises DataError for rows that cannot be encoded, for contradictions under `raise`, where no row is left, where a
     file changes meanwhile, and where the disk has no room; nothing half-written stays.
     """
-    fill = data.fill_implied if data.fill_implied is not None else encoder.schema.nested
-    rules = {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
+    rules = _rules(encoder, data, policy)
     if folder is None:
         arrays = _InMemory()
-        meta = _encode(encoder, source, rules, arrays, progress, threads)
+        meta = _encode(encoder, source, rules, arrays, progress, threads, [])
         return _split(arrays.whole, meta, None)
     made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": source.fingerprint(), **rules}
     target = Path(folder) / f"encoded-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
@@ -93,19 +104,63 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         found = _open(target)
     if found is None:
         sweep(Path(folder), "encoded-" + "[0-9a-f]" * KEY)
-        _write(target, made_from, encoder, source, rules, progress, threads, says)
+        parts = _parts_of(encoder, source, rules, Path(folder))
+        _write(target, made_from, encoder, source, rules, progress, threads, says, parts)
         found = _open(target)
         assert found is not None, target
+        for part in parts:
+            remove_folder(part)
         discard_unused(Path(folder), "encoded-" + "[0-9a-f]" * KEY, KEEP)
     return found
 
 
+def encode_file(encoder: Encoder, source: Source, number: int, data: Data, folder: Path, policy: bool,
+                progress: Progress | None = None, threads: int = 1, says: Says = lambda event: None) -> bool:
+    """Encode one file of a split into the cache, for `open_encoded` to join; False where that was done before.
+
+    Raises DataError as open_encoded does.
+    """
+    rules, files = _rules(encoder, data, policy), source.files()
+    one = files[number]
+    if len(files) == 1:                                   # a part that is the whole
+        before = set(folder.glob("encoded-*"))
+        return open_encoded(encoder, source, data, folder, policy, progress, threads, says).folder not in before
+    made_from, target = _part(encoder, one, rules, folder)
+    if _open(target) is not None:
+        return False
+    sweep(folder, target.name)
+    _write(target, made_from, encoder, one, rules, progress, threads, says, [], is_part=True)
+    return True
+
+
+def _rules(encoder: Encoder, data: Data, policy: bool) -> dict[str, Any]:
+    fill = data.fill_implied if data.fill_implied is not None else encoder.schema.nested
+    return {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
+
+
+def _part(encoder: Encoder, one: Source, rules: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a file's part is made from, types that all files agreed on among it, and where it lies."""
+    columns = [c for c in encoder.schema.log_columns() if c in one.columns.names]
+    made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": one.fingerprint(), **rules,
+                 "columns": {c: str(one.columns.field(c).type) for c in columns}}
+    return made_from, folder / f"part-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
+
+
+def _parts_of(encoder: Encoder, source: Source, rules: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Where the parts of this source's files lie, if any file has one."""
+    if not hasattr(source, "files") or not any(folder.glob("part-" + "[0-9a-f]" * KEY)):
+        return []
+    files = source.files()
+    return [_part(encoder, one, rules, folder)[1] for one in files] if len(files) > 1 else []
+
+
 def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: Source, rules: Mapping[str, Any],
-           progress: Progress | None, threads: int, says: Says) -> None:
+           progress: Progress | None, threads: int, says: Says, parts: list[Path], is_part: bool = False) -> None:
+    """`parts`: where the part of each file is, if anybody made it; rows of others are encoded here."""
     arrays = None
     try:
         with new_folder(target) as new, _OnDisk(new, source, says) as arrays:
-            meta = _encode(encoder, source, rules, arrays, progress, threads)
+            meta = _encode(encoder, source, rules, arrays, progress, threads, parts, is_part)
             if source.changed():
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
                                 "complete")
@@ -121,40 +176,73 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
 
 
 def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: "_InMemory | _OnDisk",
-            progress: Progress | None, threads: int) -> dict[str, Any]:
+            progress: Progress | None, threads: int, parts: list[Path], is_part: bool = False) -> dict[str, Any]:
     """Adds every unit's arrays to `arrays` under the label rules; returns what there is to report, for JSON."""
-    schema, columns = encoder.schema, encoder.schema.log_columns()
+    schema = encoder.schema
     report = {"policy": rules["contradictions"], "edges": [], "dropped": 0, "repaired": 0, "filled": {}}
     coverage = {task.name: {"rows": 0, "observed": 0, "positives": 0 if task.kind == "binary" else None}
                 for task in schema.tasks}
     rows, done, weighted, counts = 0, 0, None, {}
     ends = [0] * len(encoder.layout.lists)
-    work = lambda table, unit: encoder.encode(table, source.where(unit))
-    with closing(in_order(source, columns, work, threads)) as units:
-        for unit, encoded in units:
-            where = source.where(unit)
+    with closing(_files(encoder, source, rules, threads, parts)) as pieces:
+        for encoded, read, said in pieces:
             counts = _sum(counts, encoded.counts)
-            if report["policy"] is None:
-                said = {"edges": [describe(edge, where, unit.start) for edge in contradictions(encoded.labels, schema)]}
-            else:
-                labels, keep, said = apply_policy(encoded.labels, schema, report["policy"], rules["fill_implied"],
-                                                  where, unit.start)
-                encoded = replace(encoded, labels=labels)
-                if not keep.all():
-                    encoded = _take(encoded, np.flatnonzero(keep))
             _add_report(report, said)
             _cover(coverage, encoded.labels, schema)
             first, weighted = weighted is None, [listed.weights is not None for listed in encoded.lists]
-            done += unit.rows
+            done += read
             arrays.add(_parts(encoded, ends, first), done)
             rows += len(encoded)
             if progress:
                 progress(done)
-    if not rows:
+    if not rows and not is_part:
         raise DataError(f"data.{source.split}: each of the {done} rows contradicts the funnel and is dropped; set "
                         "data.contradictions to keep or repair")
     return {"rows": rows, "weighted": weighted, "counts": counts, "coverage": coverage, "contradictions": report,
             "skipped": source.skipped.to_json() if source.skipped else {}}
+
+
+Piece = tuple[Encoded, int, dict[str, Any]]       # rows that stay, how many were read, and the report on their labels
+
+
+def _files(encoder: Encoder, source: Source, rules: Mapping[str, Any], threads: int, parts: list[Path]
+           ) -> Iterator[Piece]:
+    """A source's rows in their order, encoded here or copied from the parts of its files that are there."""
+    if not parts:
+        yield from _units(encoder, source, rules, threads)
+        return
+    for one, path in zip(source.files(), parts):
+        part = _open(path)
+        yield from _units(encoder, one, rules, threads) if part is None else _copied(part, one.rows)
+
+
+def _units(encoder: Encoder, source: Source, rules: Mapping[str, Any], threads: int) -> Iterator[Piece]:
+    schema, policy = encoder.schema, rules["contradictions"]
+    work = lambda table, unit: encoder.encode(table, source.where(unit))
+    with closing(in_order(source, schema.log_columns(), work, threads)) as units:
+        for unit, encoded in units:
+            where = source.where(unit)
+            if policy is None:
+                said = {"edges": [describe(edge, where, unit.start) for edge in contradictions(encoded.labels, schema)]}
+            else:
+                labels, keep, said = apply_policy(encoded.labels, schema, policy, rules["fill_implied"], where,
+                                                  unit.start)
+                encoded = replace(encoded, labels=labels)
+                if not keep.all():
+                    encoded = _take(encoded, np.flatnonzero(keep))
+            yield encoded, unit.rows, said
+
+
+def _copied(part: EncodedSplit, read: int) -> Iterator[Piece]:
+    """A part's rows, COPIED at a time; its counts and its report come with the first of them."""
+    for start in range(0, max(len(part), 1), COPIED):
+        stop = min(start + COPIED, len(part))
+        lists = [List(values[offsets[start]:offsets[stop]], offsets[start:stop + 1] - offsets[start],
+                      None if weights is None else weights[offsets[start]:offsets[stop]])
+                 for values, offsets, weights in part.lists]
+        rows = Encoded(**{name: getattr(part, name)[start:stop] for name in ROWWISE}, lists=lists,
+                       counts={} if start else part.counts)
+        yield rows, read - start if stop == len(part) else COPIED, {"edges": []} if start else part.contradictions
 
 
 class _InMemory:

@@ -8,6 +8,7 @@ order in the files. A row without a user or a time has no history (null), a user
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,6 +172,15 @@ class HistorySource:
         for column, made in self._made.items():
             if column not in self.columns.names:
                 self.columns = self.columns.append(pa.field(column, events[made.of].item_type(made)))
+
+    def files(self) -> list[HistorySource]:
+        """As Source.files, each with its histories."""
+        found = []
+        for live in self.live.files():
+            one = copy(self)
+            one.live, one.name = live, live.name
+            found.append(one)
+        return found
 
     @property
     def units(self) -> list[Unit]:

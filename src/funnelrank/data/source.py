@@ -11,6 +11,7 @@ text_rows.py decode them. What pyarrow or the disk raises leaves here as one Dat
 import hashlib
 import os
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -193,6 +194,17 @@ class Source:
         """Where the files lie, links followed; none for a table in memory."""
         return [os.path.realpath(f.place.path) if f.place.local else f.place.path
                 for f in self._files if not isinstance(f, TableRows)]
+
+    def files(self) -> list["Source"]:
+        """A source of each file's rows, with the columns that all of them agreed on."""
+        found = []
+        for file in self._files:
+            one = copy(self)
+            for made in ("units", "rows", "_content"):
+                vars(one).pop(made, None)
+            one._files, one._stream, one.name = [file], None, file.name
+            found.append(one)
+        return found
 
     @property
     def paths_of_parquet(self) -> list[str] | None:
