@@ -40,7 +40,7 @@ from funnelrank.durable import replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as report_of
 from funnelrank.evaluate import table
-from funnelrank.evaluate.facts import bin_rows, contradiction_rows, cost_rows, feature_rows, label_rows
+from funnelrank.evaluate.facts import bin_rows, contradiction_rows, cost_rows, feature_rows, kept_rows, label_rows
 from funnelrank.evaluate.fields import field_rows
 from funnelrank.evaluate.gates import gate_rows, gates_of
 from funnelrank.evaluate.kept import keep_scores
@@ -145,6 +145,8 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             standing.fail(error.facts)
             record({"event": "failed", **error.facts})
             raise
+        if (shares := model.selection()) is not None:
+            record({"event": "selection", "shares": shares})
         if model.calibration:
             calibrate(config, model, encoder, splits, record)
         rows, measured, earlier = [], {}, None
@@ -229,6 +231,7 @@ def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mappin
     return [*label_rows({s: e.coverage for s, e in shown.items()}, after),
             *contradiction_rows({s: e.contradictions for s, e in shown.items()}),
             *feature_rows({s: e.counts for s, e in shown.items()}), *bin_rows(last, reliability),
+            *kept_rows(last, model.selection()),
             *gate_rows(last, gates_of(model, some.to(device), encoder.layout.scenarios), model.tasks,
                        encoder.layout.scenarios, some.scenario.numpy() if config.schema.scenario else None),
             *cost_rows(sum(p.numel() for p in model.parameters()), tables,

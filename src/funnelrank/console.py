@@ -82,6 +82,9 @@ class Console:
                 value = "-" if event["value"] is None else f"{event['value']:.4f}"
                 best = " (best)" if event["better"] else ""
                 self._line(f"step {event['step']:,}: {event['metric']} {value}{best}")
+            case "selection":
+                self._line("how much of each feature is kept: " + ", ".join(
+                    f"{name} {share:.2f}" for name, share in sorted(event["shares"].items(), key=lambda s: -s[1])))
             case "resume":
                 self._line(f"going on from step {event['step']:,}" if event["step"] else
                            "going on with a run that had no checkpoint yet")

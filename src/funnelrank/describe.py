@@ -50,8 +50,10 @@ def describe_ranker(ranker: Ranker) -> str:
     weights = [(name, "x".join(map(str, p.shape)) or "1", f"{p.numel():,}")
                for name, p in ranker.model.named_parameters()]
     total = sum(p.numel() for p in ranker.model.parameters())
+    shares = sorted((ranker.model.selection() or {}).items(), key=lambda s: -s[1])
     return "\n\n".join([describe(ranker.config, layout.size), aligned(("a batch", "columns", ""), columns),
-                        aligned(("parameter", "shape", "numbers"), weights), f"{total:,} numbers in all"])
+                        aligned(("parameter", "shape", "numbers"), weights), f"{total:,} numbers in all",
+                        *([aligned(("feature", "kept"), [(n, f"{s:.3f}") for n, s in shares])] if shares else [])])
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -86,7 +86,9 @@ class Spec:
     scenarios: int = 0                                        # S; ids 0 (null) and 1 (unseen) included
     fields: tuple[int, int] | None = None                     # F, D
     starts: tuple[int, ...] = ()                              # where each field starts in flat
+    widths: tuple[int, ...] = ()                              # and how wide each is
     number_columns: tuple[int, ...] = ()                      # where each number stands in flat
+    number_starts: tuple[int, ...] = ()                       # the same in the order of `numbers`
     embedded: int = 0                                         # F, whatever their widths
     numbers: int = 0                                          # N
     groups: Mapping[str, int] = field(default_factory=dict)   # role or group -> W_g

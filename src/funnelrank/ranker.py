@@ -49,6 +49,7 @@ class RankingModel(nn.Module):
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,
             starts=self.embedding.starts, number_columns=self.embedding.number_columns,
+            widths=tuple(p.width for p in self.embedding.embedded), number_starts=self.embedding.number_starts,
             embedded=len(self.embedding.embedded),
             relations=relations(settings.model.get("relations"), schema),
             groups={g: len(c) for g, c in self.embedding.groups.items()},
@@ -81,6 +82,14 @@ class RankingModel(nn.Module):
         """What training minimises of each task, [T]."""
         losses = task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
         return losses if self.debias is None else self.debias(self.funnel, said, batch.labels, batch.weight, losses)
+
+    def selection(self) -> dict[str, float] | None:
+        """How much of each feature is kept, where a part learns that; columns of numbers by their own names."""
+        part = next((p for p in self.slots.prepare if hasattr(p, "shares")), None)
+        if part is None:
+            return None
+        names = [*(p.name for p in self.embedding.embedded), *self.embedding.layout.numbers]
+        return dict(zip(names, part.shares().tolist()))
 
     def forward(self, batch: Batch) -> Prediction:
         return self.funnel(self.outputs(batch))

@@ -127,7 +127,7 @@ def train(m, settings, rows) -> set[str]:
     m.train()
     for _ in range(3):
         dense.zero_grad()
-        task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum().backward()
+        (task_losses(m.funnel, m(rows), rows.labels, rows.weight).sum() + (m.slots.penalty() or 0)).backward()
         silent -= {n for n, p in m.named_parameters() if n in silent and p.grad is not None and p.grad.any()}
         updates.apply(m.embedding.take_gradients())
         dense.step()

@@ -190,6 +190,11 @@ class Embedding(nn.Module):
         return tuple(self.slices[p.name].start for p in self.embedded)
 
     @property
+    def number_starts(self) -> tuple[int, ...]:
+        """Where each number of the batch stands in flat."""
+        return tuple(self.slices[n].start for n in self.layout.numbers)
+
+    @property
     def number_columns(self) -> tuple[int, ...]:
         """Where each number stands in flat."""
         return tuple(self.slices[p.name].start for p in self.pieces if p.source == "numbers")

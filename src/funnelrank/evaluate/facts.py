@@ -7,6 +7,7 @@
     feature:price:nulls     of every split and feature: a count that is not 0, beside `of`, what it is a share of
     bin:07                  of every binary task of the last split: observed rate of a bin of equal mass, `predicted`
     gate:NAME:expert 2      of the last split: what a gate weighs (gates.py)
+    kept:price              of the last split: the share of a feature that the model has learned to keep
     cost:parameters         of the model: `tables` of them in tables; cost:multiply_adds a row, forward
 
 Rows of a fact have all of table.COLUMNS, and what else is named here.
@@ -71,6 +72,11 @@ def feature_rows(counts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[
                                   # of rows or of elements, as the list is looked up; the counts do not say
                                   of=None if what == "missing_keys" and c.get("ids") is not None else of))
     return found
+
+
+def kept_rows(split: str, shares: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    """feature -> how much of it is kept, where a part of the model has learned that."""
+    return [_row(split=split, metric=f"kept:{name}", value=share) for name, share in (shares or {}).items()]
 
 
 def bin_rows(split: str, reliability: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:

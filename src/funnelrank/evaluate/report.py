@@ -68,6 +68,7 @@ def page(run: Mapping[str, Any]) -> str:
         ("Labels", sections.labels(every) + sections.contradictions(every)),
         *([("Skipped", sections.skipped(run["skipped"]))] if any((run.get("skipped") or {}).values()) else []),
         ("Features", sections.features(every)),
+        *([("Feature selection", text)] if (text := sections.kept(every)) else []),
         ("Gates", sections.gates(every)),
         ("Cost", sections.cost(every, events, about)),
         ("Fingerprints", sections.fingerprints(about)),

@@ -281,6 +281,15 @@ def _count(r: Mapping[str, Any], what: str) -> str:
     return f"<mark>{text}</mark>" if r.get("of") and r["value"] > MANY * r["of"] else text
 
 
+def kept(rows: Sequence[Mapping]) -> str:
+    """How much of each feature the model keeps, the most first; nothing where no part has learned that."""
+    found = sorted((r for r in rows if r["metric"].startswith("kept:")), key=lambda r: -r["value"])
+    body = [[name_of(r["metric"].removeprefix("kept:")), Number(r, how="percent").html()] for r in found]
+    said = ("A feature near 0 was not worth its price: leave it out of the config, or lower the price that "
+            "<code>variational_dropout</code> sets.")
+    return f'<p class="note">{said}</p>{table_of(["feature", "kept"], body, texts=1)}' if body else ""
+
+
 def gates(rows: Sequence[Mapping], sliced: str = "by scenario") -> str:
     """A table a gate: a line for each view, a column for each candidate, coloured by its share."""
     gates: dict[str, dict[tuple, dict[str, Mapping]]] = {}

@@ -24,7 +24,7 @@ VALUE = {"rmse": -1, "mae": -1, "pcoc": 0, "spearman": 1}
 AMOUNT = {**VALUE, "gini": 1, "auc_positive": 1}
 CLASSES = {"accuracy": 1, "logloss": -1, "auc_ovr": 1}
 KINDS = {"binary": BINARY, "regression": VALUE, "count": AMOUNT, "ziln": AMOUNT, "multiclass": CLASSES}
-FACTS = ("label", "feature", "bin", "gate", "cost")          # how their names begin
+FACTS = ("label", "feature", "bin", "gate", "kept", "cost")          # how their names begin
 OTHER = AMOUNT | CLASSES            # of any kind but binary
 
 

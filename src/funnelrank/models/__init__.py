@@ -28,12 +28,14 @@ from funnelrank.models.pepnet import EmbeddingGate, Flat, ParameterGates
 from funnelrank.models.ple import ProgressiveExtraction
 from funnelrank.models.pnn import ProductNetwork
 from funnelrank.models.star import AuxiliaryNetwork, PartitionedNorm, StarHeads, StarMLP
+from funnelrank.models.variational_dropout import VariationalDropout
 from funnelrank.models.wide_deep import Wide
 from funnelrank.own_parts import imported, is_own
 
 PARTS: dict[str, dict[str, type[nn.Module]]] = {
     "prepare": {"din": TargetAttention, "partitioned_norm": PartitionedNorm, "epnet": EmbeddingGate,
-                "mha": SequenceAttention, "scenario_view": ScenarioView, "autoint": AutoIntBottom},
+                "mha": SequenceAttention, "scenario_view": ScenarioView, "autoint": AutoIntBottom,
+                "variational_dropout": VariationalDropout},
     "represent": {"mlp": MLPBody, "mmoe": MixtureOfExperts, "ple": ProgressiveExtraction, "star": StarMLP,
                   "flat": Flat, "apg": GeneratedMLP, "m2m": MetaAttention, "fnn": FactorisationSupported,
                   "pnn": ProductNetwork, "nfm": NeuralFM, "afm": AttentionalFM, "deepfm": DeepFMBody,

@@ -124,7 +124,7 @@ class AutoIntBottom(nn.Module):
         self.interacting = InteractingLayers(spec, layers, heads, width, residual, 1)
         self.spec = replace(spec, flat=self.interacting.out + keep * spec.flat)
         if not keep:                                     # no feature is a column of flat any more
-            self.spec = replace(self.spec, starts=(), number_columns=(), columns={})
+            self.spec = replace(self.spec, starts=(), widths=(), number_columns=(), number_starts=(), columns={})
 
     def forward(self, x: Inputs) -> Inputs:
         h = self.interacting(x).squeeze(1)

@@ -17,6 +17,9 @@ A part is a module made from a Spec and the config's keys. It declares, as class
     takes_scenarios    predict: it can read a view for each scenario
     weighs             what it weighs against each other (train/axes.py)
 
+A part may have a method `penalty()`, a scalar that is minimised beside the losses.
+
+
 From these `check` (check.py) refuses what makes no sense together, before anything is built.
 """
 
@@ -25,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
-from operator import or_
+from operator import add, or_
 from typing import Any
 
 import torch
@@ -90,6 +93,12 @@ class Slots(nn.Module):
         groups = tuple(g for g in asked_groups(model) if g not in made)
         asked = (part.asks(keys) if hasattr(part, "asks") else part.needs for part, keys in parts)
         return reduce(or_, asked, Needs(groups=groups))
+
+    def penalty(self) -> Tensor | None:
+        """What parts ask for beside the losses; None: nothing."""
+        parts = [*self.prepare, *self.side, self.represent, self.transfer, self.predict]
+        asked = [part.penalty() for part in parts if hasattr(part, "penalty")]
+        return reduce(add, asked) if asked else None
 
     def forward(self, x: Inputs) -> Tensor:
         for part in self.prepare:

@@ -106,14 +106,16 @@ def _larger(spec: Spec, k: int) -> dict[str, Spec]:
     T = spec.tasks
     outputs = spec.outputs and (*spec.outputs, *(1,) * k)
     chain = (*spec.relations, *(Relation(t - 1, t) for t in range(T, T + k))) if spec.relations else ()
-    larger = {"flat": replace(spec, flat=spec.flat + k), "numbers": replace(spec, numbers=spec.numbers + k),
+    larger = {"flat": replace(spec, flat=spec.flat + k), "numbers": replace(
+        spec, numbers=spec.numbers + k, number_starts=(*spec.number_starts, *spec.number_starts[:1] * k)),
               "tasks": replace(spec, tasks=T + k, outputs=outputs, relations=chain),
               "scenarios": replace(spec, scenarios=spec.scenarios + k)}
     if len(spec.owners) != T:
         larger["outputs"] = replace(spec, outputs=(*spec.outputs[:-1], spec.outputs[-1] + k))
     if spec.embedded:
         larger["fields"] = replace(spec, fields=spec.fields and (spec.fields[0] + k, spec.fields[1]),
-                                   starts=(*spec.starts, *spec.starts[:1] * k), embedded=spec.embedded + k)
+                                   starts=(*spec.starts, *spec.starts[:1] * k),
+                                   widths=(*spec.widths, *spec.widths[:1] * k), embedded=spec.embedded + k)
     larger |= {f"group {g}": replace(spec, groups={**spec.groups, g: w + k},
                                      columns={**spec.columns, g: (*spec.columns[g], *spec.columns[g][:1] * k)})
                for g, w in spec.groups.items() if w}

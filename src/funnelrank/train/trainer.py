@@ -193,7 +193,8 @@ class Trainer:
         s = self.settings
         self.ends("loading")
         self.balance.begin(batch, self.shared)
-        _, losses, rest = self._forward(batch)
+        _, losses, pressed = self._forward(batch)
+        rest = self._rest(pressed)
         seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
         self.ends("forward")
         self._check_finite(losses, rest, batch)
@@ -221,7 +222,7 @@ class Trainer:
         self.ends("dense step")
         self.step += 1
         self.rows += len(batch)
-        pressed = losses.new_zeros(1) if rest is None else rest.detach().view(1) / self.model.calibrator
+        pressed = losses.new_zeros(1) if pressed is None else pressed.detach().view(1)
         self._losses += torch.stack([torch.cat([losses.detach(), pressed]),
                                      torch.cat([seen.float(), seen.new_ones(1).float()])]).cpu()
         if self.step % s.log_every == 0:
@@ -230,7 +231,7 @@ class Trainer:
             self.profile.step_ends(batch)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The model's outputs [B, O], losses [T], and what is minimised besides: the calibrator times its weight."""
+        """The model's outputs [B, O], losses [T], and the calibrator, where it has a weight."""
         if not self.model.training:
             self.model.train()
         funnel, outputs = self.model.funnel, self.model.outputs(batch)
@@ -240,7 +241,14 @@ class Trainer:
             said = funnel(outputs)
             losses = self.model.task_losses(said, batch)
             pressed = calibrator(said, funnel.parents, funnel.kinds) if self.model.calibrator else losses.new_zeros(())
-        return outputs, losses, self.model.calibrator * pressed if self.model.calibrator else None
+        return outputs, losses, pressed if self.model.calibrator else None
+
+    def _rest(self, pressed: Tensor | None) -> Tensor | None:
+        """What is minimised beside the tasks' losses: the calibrator times its weight, and parts' penalties."""
+        asked = self.model.slots.penalty()
+        if pressed is None:
+            return asked
+        return self.model.calibrator * pressed + (0.0 if asked is None else asked)
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -251,7 +259,8 @@ class Trainer:
     def _check_finite(self, losses: Tensor, rest: Tensor | None, batch: Batch) -> None:
         if math.isfinite((self.weights * losses.detach()).sum().item() + (0.0 if rest is None else rest.item())):
             return
-        tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or ["calibrator"]
+        tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or [
+            "calibrator" if self.model.calibrator else "penalty"]
         raise stopped("loss", tasks, self.step + 1, self._here, culprits(self.model, batch))
 
     def _check_weights(self) -> None:
@@ -290,7 +299,8 @@ class Trainer:
 
     def _look(self, batch: Batch) -> Look:
         self.balance.begin(batch, self.shared)
-        outputs, losses, rest = self._forward(batch)
+        outputs, losses, pressed = self._forward(batch)
+        rest = self._rest(pressed)
         said = self.model.funnel(outputs)
         self.model.zero_grad(set_to_none=True)
         seen = self.model.funnel.observed(batch.labels).any(0)
