@@ -101,6 +101,8 @@ def test_features_that_say_nothing_go_and_the_report_says_so(tmp_path):
     shares = next(e["shares"] for e in events if e["event"] == "selection")
     assert set(shares) == {"item", "idle", "n0", "n1", "n2", "n3"}
     assert min(shares["item"], shares["n0"]) > 0.8 > 0.4 > max(shares[n] for n in ("idle", "n1", "n2", "n3")), shares
+    assert {r["metric"]: r["value"] for r in run.rows if r["metric"].startswith("kept:")} == {
+        f"kept:{n}": s for n, s in shares.items()}
     assert Ranker.load(run.folder).model.selection() == pytest.approx(shares)
     assert "n0" in api.describe(run.folder, shapes=True).split("kept")[-1]
     assert math.isfinite(run.ranker.predict(log(10, 1))["click"].to_numpy().sum())
