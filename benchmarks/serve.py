@@ -11,13 +11,14 @@ In process, one thread, variants one after another in every round, CPU p50:
     plain     a module per field, histories padded to their most (50, 50, 20) as libraries' loaders do, batch norm, a
               user's features repeated for every candidate; the same weights, so the same answers
     plain, tight     the same, histories padded to the request's own length
-    torch     the Scorer, as the server runs it: encoded ids in
-    onnx      its ONNX export in ONNX Runtime (with --onnx: the export takes half a minute)
-    rows      raw columns in: Encoder and Scorer, what the model thread does for one request
+    torch     the Scorer, as the server runs a run's folder: encoded ids in
+    onnx      the same exported (with --onnx: that takes half a minute), in ONNX Runtime, as the server runs an export
+    rows      raw columns in: Encoder and Scorer, what the model thread does for one request; with --onnx of the export
 
-HTTP: a server in a process of its own, binary tensors, clients as threads of another process. The bound is `rows`, one
-request after another, measured before and after. Shares of the bound: requests per second of the clock, and requests
-per CPU second of the whole server process; the clients' CPU is in neither. Under 3 minutes on an idle machine.
+HTTP: a server in a process of its own, with --onnx of the export, binary tensors, clients as threads of another
+process. The bound is `rows`, one request after another, measured before and after. Shares of the bound: requests per
+second of the clock, and requests per CPU second of the whole server process; the clients' CPU is in neither. How long
+the server took until it was ready is printed as well. Under 3 minutes on an idle machine.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ from torch import Tensor, nn
 from funnelrank import api
 from funnelrank.config import load
 from funnelrank.data.loader import pack
-from funnelrank.export import export, opened
 from funnelrank.serve.requests import Rows
-from funnelrank.serve.servable import Servable
+from funnelrank.serve.servable import Servable, Told
 
 USER, ITEM = [f"u{i}" for i in range(11)], [f"i{i}" for i in range(12)]
 HISTORIES = {"h0": ("i0", 13, 50), "h1": ("i1", 13, 50), "h2": ("i2", 5, 20)}      # space, ids, most
@@ -81,7 +81,7 @@ class Plain(nn.Module):
 
     def __init__(self, servable: Servable):
         super().__init__()
-        model, embedding = servable.model, servable.model.embedding
+        model, embedding = servable.engine.model, servable.engine.model.embedding
         self.layout, table = embedding.layout, embedding.tables[f"width_{WIDTH}"]
         self.order = [p.name for p in embedding.pieces]
         self.fields = nn.ModuleDict()
@@ -139,29 +139,27 @@ def plain_inputs(servable: Servable, request: Rows, tight: bool) -> tuple[dict, 
     return ids, lists, {n: batch.numbers[:, i:i + 1].contiguous() for i, n in enumerate(layout.numbers)}
 
 
-def in_process(servable: Servable, requests: list[Rows], seconds: float, onnx: Path | None) -> dict[str, float]:
+def in_process(servable: Servable, requests: list[Rows], seconds: float, served: Servable | None) -> dict[str, float]:
     """CPU p50 in ms of each variant, run in turn."""
-    plain, scorer = Plain(servable).eval(), servable.scorer
+    plain, scorer = Plain(servable).eval(), servable.engine.scorer
     loose, tight = ([plain_inputs(servable, r, t) for r in requests] for t in (False, True))
-    fed = []
-    for r in requests:
-        users = pa.table({c: r.once[c] for c in servable.of_users})
-        encode = lambda table, names: pack(servable.encoder.encode(table, "bench", labels=False, only=names),
-                                           slice(None))
-        fed.append(scorer.feed(encode(servable._table(r, servable.of_rows), servable.others), encode(
-            users, servable.users), torch.zeros(r.rows, dtype=torch.int64)))
+    encoded = [servable._apart([r], Told()) for r in requests]
+    packed = [(pack(rows, slice(None)), pack(users, slice(None)), torch.from_numpy(row_user))
+              for rows, users, row_user in encoded]
     variants = {"plain": lambda k: plain(*loose[k]), "plain, tight": lambda k: plain(*tight[k]),
-                "torch": lambda k: scorer(*fed[k].values())}
-    if onnx:
-        export(servable.model, servable.schema, "bench", "onnx", onnx)
-        run = opened("onnx", onnx, "bench")
-        variants["onnx"] = lambda k: run(fed[k])
-    variants["rows"] = lambda k: servable.score([requests[k]])
+                "torch": lambda k: scorer.answer(*packed[k])}
+    if served:
+        fed = [{i.name: served.engine._fed(i, *e) for i in served.engine.inputs} for e in encoded]
+        variants["onnx"] = lambda k: served.engine.session.run(None, fed[k])
+    variants["rows"] = lambda k: (served or servable).score([requests[k]])
     times: dict[str, list[float]] = {name: [] for name in variants}
     with torch.inference_mode():
-        wanted = dict(zip((o.name for o in servable.schema.served), scorer(*fed[0].values())))
+        wanted = dict(zip(servable.outputs, scorer.answer(*packed[0])))
         apart = max(float((a - wanted[t]).abs().max()) for a, t in zip(plain(*loose[0]), ("click", "buy")))
-        print(f"plain and scorer differ by {apart:.1e} at most")
+        if served:
+            apart = max([apart, *(float(np.abs(a - wanted[o].numpy()).max()) for a, o in zip(
+                variants["onnx"](0), served.outputs))])
+        print(f"all differ by {apart:.1e} at most")
         assert apart < 1e-5
         until, k = time.monotonic() + seconds, 0
         while time.monotonic() < until or k < 20:
@@ -244,18 +242,24 @@ def main() -> None:
         clock = time.perf_counter()
         servable = Servable.load(path, "bench")
         print(f"{said.ids:,} ids; loaded and verified in {time.perf_counter() - clock:.2f} s")
-        requests = [asked(said.candidates, rng, servable) for _ in range(16)]
-        found = in_process(servable, requests, said.seconds, Path(folder) / "onnx" if said.onnx else None)
+        requests, served = [asked(said.candidates, rng, servable) for _ in range(16)], None
+        if said.onnx:
+            api.export(path, "serve", Path(folder) / "served", verify=True)
+            path = Path(folder) / "served"
+            served = Servable.load(path, "bench")
+        found = in_process(servable, requests, said.seconds, served)
         print(f"\n1 user x {said.candidates} candidates, in process, one thread, CPU p50")
         for name, ms in found.items():
             print(f"  {name:<14} {ms:7.2f} ms   {found['plain'] / ms:5.2f} x plain   "
                   f"{found['plain, tight'] / ms:5.2f} x plain, tight")
 
-        before = bound(servable, requests, said.seconds / 4)
+        before = bound(served or servable, requests, said.seconds / 4)
+        clock = time.perf_counter()
         started = subprocess.Popen([sys.executable, "-m", "funnelrank", "serve", f"bench={path}", "--port", "0",
                                     "--no-access-log"], stdout=subprocess.PIPE, text=True)
         try:
             port = int(json.loads(started.stdout.readline())["http"].rsplit(":", 1)[1])
+            print(f"\na server is ready after {time.perf_counter() - clock:.2f} s")
             bodies = [body_of(r, servable) for r in requests]
             clients(port, bodies, 2, said.clients)                         # warm
             own, its, clock = time.process_time(), cpu_of(started.pid), time.perf_counter()
@@ -264,7 +268,7 @@ def main() -> None:
         finally:
             started.terminate()
             started.wait()
-        after = bound(servable, requests, said.seconds / 4)
+        after = bound(served or servable, requests, said.seconds / 4)
         wall, cpu = (np.mean([a, b]) for a, b in zip(before, after))
         n = len(latencies)
         print(f"\nHTTP on loopback, binary bodies, {said.clients} clients, {n} requests in {seconds:.1f} s")

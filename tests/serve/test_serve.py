@@ -13,7 +13,7 @@ from serving import Server, body_of, rows, tensors, train
 
 from funnelrank import ArtefactError, Ranker
 from funnelrank.data.golden import Golden
-from funnelrank.serve import connection
+from funnelrank.serve import app, connection
 from funnelrank.serve.batching import Batcher
 from funnelrank.serve.protocol import Limits, Tensor
 from funnelrank.serve.requests import Rows, from_rank, from_tensors
@@ -394,6 +394,41 @@ def test_heads_are_bounded_in_size_and_time(server, monkeypatch):
                 said += part
             assert said.startswith((b"HTTP/1.1 431", b"HTTP/1.1 408"))
     assert server.ask("GET", "/v2/health/live")[0] == 200
+
+
+HEAD = b"POST /v2/models/shop/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+def read_all(s) -> bytes:
+    said = b""
+    while part := s.recv(4096):
+        said += part
+    return said
+
+
+def test_whoever_sends_no_more_still_gets_the_answer(server):
+    body = json.dumps(rank_body(one_user(3, 1))).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as s:
+        s.sendall(HEAD % len(body) + body)
+        s.shutdown(socket.SHUT_WR)                         # half closed
+        assert s.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_slow_bodies_end_in_408_and_hold_nobody_up(server, monkeypatch):
+    monkeypatch.setattr(app, "SLOW", 0.5)
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(8)]
+    for s in slow:
+        s.sendall(HEAD % 999 + b"{")
+    assert server.ask("POST", "/v2/models/shop/rank", rank_body(one_user(3, 1)))[0] == 200
+    for s in slow[:4]:
+        s.close()                                          # gone in the middle of a body
+    for s in slow[4:]:
+        with s:
+            assert b"408" in read_all(s).split(b"\r\n")[0]
+    until = time.monotonic() + 20
+    while server.app.running and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not server.app.running
 
 
 def test_an_artefact_that_answers_otherwise_than_before_is_not_served(run, shop, monkeypatch):

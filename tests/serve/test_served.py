@@ -1,13 +1,16 @@
 """A folder that `export --to serve` wrote answers as its artefact does, and torch is not there."""
 
+import http.client
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as client
 from serving import Server, body_of, rows, tensors, train
 from test_serve import one_user, rank_body, same, wanted
 
@@ -102,6 +105,54 @@ def test_without_its_library_it_is_a_sentence(folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "funnelrank.serve.onnx_engine")
     with pytest.raises(ConfigError, match=r"needs the library 'onnxruntime'.*funnelrank\[serve\]"):
         Servable.load(Path(folder))
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of 127.0.0.1 and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days",
+                    "1", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True,
+                   capture_output=True)
+    return cert, key
+
+
+def test_over_tls_requests_are_answered_and_in_the_clear_they_are_not(folder, certificate):
+    cert, key = certificate
+    started = subprocess.Popen([sys.executable, "-m", "funnelrank", "serve", f"shop={folder}", "--port", "0",
+                                "--grpc-port", "0", "--tls-cert", cert, "--tls-key", key], stdout=subprocess.PIPE,
+                               text=True)
+    try:
+        said = json.loads(started.stdout.readline())
+        assert said["http"].startswith("https://127.0.0.1:")
+        port, body = int(said["http"].rsplit(":", 1)[1]), json.dumps(rank_body(one_user(3, 1)))
+        trusts = ssl.create_default_context(cafile=cert)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=trusts, timeout=30)
+        connection.request("POST", "/v2/models/shop/rank", body)
+        reply = connection.getresponse()
+        assert reply.status == 200 and len(json.loads(reply.read())["outputs"]["buy"]) == 3
+        with client.InferenceServerClient(said["grpc"], ssl=True, root_certificates=str(cert)) as c:
+            assert c.is_server_ready() and c.is_model_ready("shop")
+        stranger = http.client.HTTPSConnection("127.0.0.1", port, context=ssl.create_default_context(), timeout=30)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            stranger.request("GET", "/v2/health/live")
+        clear = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with pytest.raises((http.client.HTTPException, OSError)):
+            clear.request("GET", "/v2/health/live")
+            clear.getresponse()
+    finally:
+        started.terminate()
+        assert started.wait(30) == 0
+
+
+def test_a_key_of_another_certificate_is_a_sentence(folder, certificate, tmp_path, capsys):
+    key = tmp_path / "other.pem"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    words = ["serve", folder, "--port", "0", "--tls-cert", certificate[0], "--tls-key", key]
+    assert cli.main([str(w) for w in words]) == 2
+    assert "--tls-cert: the certificate and its key cannot be used" in capsys.readouterr().err
 
 
 def test_lists_and_weights_stand_side_by_side():

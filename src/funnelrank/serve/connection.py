@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 15.0
+GOODBYE = 1.0
 
 
 class Connection(HttpToolsProtocol):
@@ -39,9 +40,34 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
 
+    def eof_received(self) -> bool:
+        """Who has sent a whole request and closes its side still reads the answer; TLS has no half-closed connections.
+        """
+        cycle = self.cycle
+        answering = cycle is not None and not cycle.response_complete and not cycle.more_body
+        if answering:
+            cycle.keep_alive = False
+        return answering and not self._is_tls()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._goodbye()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._goodbye()
+
     def connection_lost(self, error: Exception | None) -> None:
         self._stop()
         super().connection_lost(error)
+
+    def _goodbye(self) -> None:
+        """A TLS connection that is being closed waits for its other side to say so, too; not for 30 seconds."""
+        if self.transport.is_closing() and self._is_tls():
+            self.loop.call_later(GOODBYE, self.transport.abort)
+
+    def _is_tls(self) -> bool:
+        return self.transport.get_extra_info("sslcontext") is not None
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._end, b"408 Request Timeout")
