@@ -1,13 +1,13 @@
 """EasyRec's configs: every model class is imported, checked and trained; every key is answered for."""
 
 import pytest
+from easyrec_configs import ALL, CALIBRATED, MODELS, PIPELINE, config, group, rows, towers, write_rows
 
 from funnelrank import api, cli, document
 from funnelrank.config import load
 from funnelrank.errors import ConfigError
 from funnelrank.imports import read, write
 from funnelrank.imports.source import VERDICTS
-from tests.imports.easyrec_configs import ALL, CALIBRATED, MODELS, PIPELINE, config, group, rows, towers, write_rows
 
 MMOE = MODELS["mmoe"]
 
@@ -42,7 +42,7 @@ def test_every_model_class_is_imported_checked_and_trained(folder, model):
     said["train"] |= {"steps": 2, "threads": 1}
     said["evaluate"] = {**said.get("evaluate", {}), "intervals": "none"}
     run = api.train(load(said), report=lambda event: None)
-    assert {r["split"] for r in run.rows} == {"valid"} and run.folder.name == "imported"
+    assert any(r["split"] == "valid" for r in run.rows) and run.folder.name == "imported"
 
 
 # ---- the table
@@ -124,8 +124,19 @@ def test_input_fields_expand_where_they_are_told_to(folder):
 @pytest.mark.parametrize("declared, feature", [
     ('feature_type: RawFeature', {"kind": "number", "log": False, "scale": "none", "clip": None, "indicator": False,
                                   "default": 0.0}),
-    ('feature_type: RawFeature min_val: 0 max_val: 9', {"kind": "number", "log": False, "scale": "minmax", "clip": None,
-                                                        "indicator": False, "default": 0.0}),
+    ('feature_type: RawFeature min_val: 1 max_val: 9 normalizer_fn: "tf.math.log1p"',
+     {"kind": "number", "expression": "log1p((coalesce(new, 0.0) - 1) / 8)", "log": False, "scale": "none",
+      "clip": None, "indicator": False, "default": 0.0}),
+    ('input_names: "hour" feature_name: "new" feature_type: ExprFeature expression: "new>18 & hour < 5"',
+     {"kind": "number", "expression": "coalesce(new, 0.0)>18 & coalesce(hour, 0.0) < 5", "log": False,
+      "scale": "none", "clip": None, "indicator": False, "default": 0.0}),
+    ('input_names: "item" feature_name: "new" feature_type: LookupFeature hash_bucket_size: 9 kv_separator: ":"',
+     {"key": "item", "separator": "|", "key_separator": ":", "hash_buckets": 9}),
+    ('feature_type: RawFeature raw_input_dim: 3 separator: ";"',
+     {"kind": "vector", "size": 3, "separator": ";", "log": False, "scale": "none", "clip": None, "indicator": False,
+      "default": 0.0}),
+    ('feature_type: SequenceFeature sub_feature_type: RawFeature boundaries: [1, 2]',
+     {"kind": "sequence", "separator": "|", "boundaries": [1, 2], "max_len": 10000, "latest": "first"}),
     ('feature_type: TagFeature hash_bucket_size: 9 kv_separator: ":"',
      {"kind": "bag", "separator": "|", "weight_separator": ":", "hash_buckets": 9, "pool": "sum"}),
     ('feature_type: TagFeature hash_bucket_size: 9 separator: "," combiner: "mean"',

@@ -1,13 +1,13 @@
 """TorchEasyRec's configs: every model is imported, checked and trained, and others are refused by name."""
 
 import pytest
+from easyrec_configs import write_rows
+from torch_easyrec_configs import ALL, DIN, MODELS, ONE, config, group, towers
 
 from funnelrank import api, document
 from funnelrank.config import load
 from funnelrank.errors import ConfigError
 from funnelrank.imports import read
-from tests.imports.easyrec_configs import write_rows
-from tests.imports.torch_easyrec_configs import ALL, DIN, MODELS, ONE, config, group, towers
 
 LATER = 'relation_tower_names: ["cart"]'
 
@@ -36,7 +36,7 @@ def test_every_model_is_imported_checked_and_trained(folder, model):
     said["train"] |= {"steps": 2, "threads": 1}
     said["evaluate"] = {**said.get("evaluate", {}), "intervals": "none"}
     run = api.train(load(said), report=lambda event: None)
-    assert {r["split"] for r in run.rows} == {"valid"}
+    assert any(r["split"] == "valid" for r in run.rows)
 
 
 def test_sides_are_stripped_and_names_share_vectors(folder):
@@ -47,6 +47,22 @@ def test_sides_are_stripped_and_names_share_vectors(folder):
                        "latest": "first"}}
     hour = settings_of(folder, config(MODELS["mmoe"]))["features"]["hour_of_day"]
     assert hour == {"column": "hour", "num_buckets": 24}
+
+
+@pytest.mark.parametrize("declared, feature", [
+    ('raw_feature { feature_name: "price" expression: "item:price" '
+     'normalizer: "method=zscore,mean=1,standard_deviation=4"',
+     {"expression": "(coalesce(price, 0.0) - 1.0) / 4.0"}),
+    ('raw_feature { feature_name: "price" expression: "item:price" default_value: "-1" '
+     'normalizer: "method=expression,expr=sign(x) * log1p(abs(x))"',
+     {"expression": "sign(coalesce(price, -1.0)) * log1p(abs(coalesce(price, -1.0)))"}),
+    ('expr_feature { feature_name: "price" expression: "sigmoid(price / (1 + hour))" variables: "item:price" '
+     'variables: "user:hour"', {"expression": "sigmoid(price / (1 + hour))"}),
+])
+def test_numbers_are_computed_where_they_are_normalised(folder, declared, feature):
+    text = config(MODELS["mmoe"]).replace('raw_feature { feature_name: "price" expression: "item:price"', declared)
+    assert settings_of(folder, text)["features"]["price"] == {
+        "kind": "number", **feature, "log": False, "scale": "none", "clip": None, "indicator": False, "default": 0.0}
 
 
 def test_mlps_have_no_norm_unless_they_say_so(folder):

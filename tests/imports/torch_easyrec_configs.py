@@ -1,6 +1,6 @@
 """Configs in TorchEasyRec's format, one for each model that is imported, for the rows of easyrec_configs.py."""
 
-from tests.imports.easyrec_configs import group as easyrec_group
+from easyrec_configs import group as easyrec_group
 
 PIPELINE = """\
 train_input_path: "train.csv"

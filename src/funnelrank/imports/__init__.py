@@ -17,7 +17,7 @@ from typing import Literal
 from funnelrank import config, document
 from funnelrank.durable import replace_file
 from funnelrank.errors import ConfigError
-from funnelrank.imports import easyrec, prototext, torch_easyrec
+from funnelrank.imports import easyrec, fuxictr, prototext, torch_easyrec
 from funnelrank.imports.source import VERDICTS, Row, Section, Verdict, of_message, table
 from funnelrank.imports.target import Target
 
@@ -85,28 +85,27 @@ def read(paths: Sequence[Path], system: System | None = None, experiment: str | 
     Raises ConfigError for what is no config of that system, and where what comes out would not pass `check` although
     nothing was refused.
     """
-    texts = {path: config.read_text(path) for path in paths}
     faults: list[str] = []
     target = Target()
     if beside is not None and beside.resolve() != Path.cwd():
         target.put("data.dir", os.path.relpath(Path.cwd(), beside.resolve()))
-    if system is None:
-        system = "fuxictr" if paths[0].suffix in (".yaml", ".yml") or paths[0].is_dir() else None
     path = paths[0]
-    message = prototext.read(texts[path], path.name)
-    source = of_message(message, path.name, faults)
-    system = system or _system(source, path)
-    READERS[system](source, target)
-    _judge(target)
+    if system == "fuxictr" or system is None and (path.is_dir() or path.suffix in (".yaml", ".yml")):
+        system, sources = "fuxictr", fuxictr.sections(paths, faults)
+        name = fuxictr.read(sources, target, experiment)
+    else:
+        source = of_message(prototext.read(config.read_text(path), path.name), path.name, faults)
+        system, sources = system or _system(source, path), [source]
+        {"easyrec": easyrec.read, "torch_easyrec": torch_easyrec.read}[system](source, target)
+        name = path.name.split(".")[0] or path.name
     if faults:
         raise ConfigError(*sorted(dict.fromkeys(faults), key=_line))
-    rows = tuple(table([source]))
-    text = target.text(f"Imported from {path.name}, a config of {NAMES[system]}; numbers behind # are its lines.\nKey "
+    _judge(target)
+    rows = tuple(table(sources))
+    files = " and ".join(dict.fromkeys(s.file for s in sources))
+    text = target.text(f"Imported from {files}, a config of {NAMES[system]}; numbers behind # are lines there.\nKey "
                        f"paths: {', '.join(f'{sum(r.verdict == v for r in rows)} {v}' for v in VERDICTS)}.")
-    return Imported(path.name.split(".")[0] or path.name, system, text, rows, _faults(text, path, rows))
-
-
-READERS = {"easyrec": easyrec.read, "torch_easyrec": torch_easyrec.read}
+    return Imported(name, system, text, rows, _faults(text, path, rows))
 
 
 def _judge(target: Target) -> None:

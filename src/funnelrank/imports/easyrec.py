@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from funnelrank.expression import FUNCTIONS, Name, parse
 from funnelrank.imports import easyrec_models
 from funnelrank.imports.drawing import Mlp
 from funnelrank.imports.optimisers import optimisers, schedule
@@ -159,7 +160,7 @@ def _feature(section: Section, ranking: Ranking, fields: dict[str, dict[str, Any
     section.ignored("numbers stay numbers", "precision")
     field = fields.get(inputs[0], {"type": "text", "default": None})
     make = {"IdFeature": _id, "RawFeature": _raw, "TagFeature": _tag, "SequenceFeature": _sequence,
-            "ComboFeature": _combo, "LookupFeature": _lookup}.get(kind)
+            "ComboFeature": _combo, "LookupFeature": _lookup, "ExprFeature": _expression}.get(kind)
     if make is None:
         section.refused("feature_type", f"{kind} has no counterpart here; compute it in a column and read that")
         return
@@ -186,7 +187,7 @@ def _feature(section: Section, ranking: Ranking, fields: dict[str, dict[str, Any
 def _spelt(name: str, said: dict[str, Any], column: str) -> dict[str, Any]:
     """The feature with its column where that is not its name, and its kind where it is no id."""
     kind = said.get("kind", "id")
-    reads = {} if kind in ("cross",) or column == name else {"column": column}
+    reads = {} if kind == "cross" or "expression" in said or column == name else {"column": column}
     return {**({"kind": kind} if kind != "id" else {}), **reads, **{k: v for k, v in said.items() if k != "kind"}}
 
 
@@ -246,16 +247,22 @@ def _raw(section: Section, name: str, inputs: list[str], field: dict[str, Any]) 
         section.ignored("a number is not cut", "separator")
     section.ignored("numbers are not pooled", "combiner")
     section.ignored("numbers have no ids", "hash_bucket_size")
-    if most > least:
+    formula = name_in(inputs[0], _missing(field, True)["default"])
+    scaled = most > least
+    if scaled:
+        formula = f"({formula} - {least}) / {most - least}"
         for key in ("min_val", "max_val"):
-            section.approximated(key, "scaled by the least and the largest value of train instead")
-        plain["scale"] = "minmax"
+            section.carried(key, "features.*.expression")
     if normal:
-        if re.sub(r"^(tf\.)?(math\.)?", "", normal) == "log1p":
-            plain["log"] = True
-            section.carried("normalizer_fn", "features.*.log")
+        called = re.sub(r"^(tf\.)?(math\.)?", "", normal)
+        if called in ("log1p", "sqrt", "sigmoid", "tanh", "exp", "abs", "sign"):
+            formula, scaled = f"{called}({formula})", True
+            section.carried("normalizer_fn", "features.*.expression")
         else:
             section.refused("normalizer_fn", "code in a config is not run; write the normalised number as a column")
+    if scaled and size > 1:
+        section.refused("min_val" if most > least else "normalizer_fn", "each place of a vector is read as it is; "
+                                                                        "write the scaled numbers as the column")
     if size > 1:
         separator = section.text("separator", "|", to="features.*.separator")
         return {"kind": "vector", "size": size, "separator": separator, **plain, "indicator": False,
@@ -264,10 +271,43 @@ def _raw(section: Section, name: str, inputs: list[str], field: dict[str, Any]) 
         if any(a >= b for a, b in zip(bounds, bounds[1:])):
             section.approximated("boundaries", "sorted, each once")
             bounds = sorted(set(bounds))
-        return {"kind": "number", "boundaries": bounds, **_missing(field, True)}
+        read = {"expression": formula} if scaled else {}
+        return {"kind": "number", **read, "boundaries": bounds, **_missing(field, True)}
     if section.has("embedding_dim"):
         section.approximated("embedding_dim", "the number is read as it is, without a vector of its own")
+    if scaled:
+        return {"kind": "number", "expression": formula, **plain, "indicator": False, "default": 0.0}
     return {"kind": "number", **plain, "indicator": False, **_missing(field, True)}
+
+
+def name_in(column: str, default: float | None = None) -> str:
+    """A column in an expression, with what its empty cells stand for."""
+    name = column if re.fullmatch(r"[^\W\d]\w*", column) and column not in ("and", "or", "not", *FUNCTIONS) else (
+        f"`{column}`")
+    return name if default is None else f"coalesce({name}, {default})"
+
+
+def _expression(section: Section, name: str, inputs: list[str], field: dict[str, Any]) -> dict[str, Any] | None:
+    said = section.text("expression", "", to="features.*.expression")
+    section.ignored("a number is not cut", "separator")
+    section.ignored("numbers are not pooled", "combiner")
+    try:
+        for step in parse(said):
+            if isinstance(step, Name) and step.name not in inputs:
+                section.refused("expression", f"reads '{step.name}', which is none of its input_names")
+                return None
+    except ValueError as error:
+        section.refused("expression", f"{error}; what an expression may say is in docs/features.md")
+        return None
+    whole = re.sub(r"(?<![\w.`])[^\W\d]\w*(?![\w(`])", lambda m: name_in(m[0], 0.0) if m[0] in inputs else m[0], said)
+    bounds = section.numbers("boundaries", to="features.*.boundaries")
+    if bounds:
+        return {"kind": "number", "expression": whole, "boundaries": sorted(set(bounds)), "default": 0.0}
+    if section.has("embedding_dim"):
+        section.approximated("embedding_dim", "the number is read as it is, without a vector of its own")
+    section.ignored("a number has no ids", "num_buckets", "hash_bucket_size")
+    return {"kind": "number", "expression": whole, "log": False, "scale": "none", "clip": None, "indicator": False,
+            "default": 0.0}
 
 
 def _pool(section: Section) -> str:

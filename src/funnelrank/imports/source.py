@@ -200,7 +200,7 @@ def of_mapping(value: Any, lines: dict[tuple, int], file: str, faults: list[str]
             held = of_mapping(piece, lines, file, faults, where) if isinstance(piece, dict) else piece
             section.entries.append(Entry(str(key), held, lines.get(where, lines.get(spot, line)), file))
         if not pieces:
-            section.entries.append(Entry(str(key), None, lines.get(spot, line), file))
+            section.entries.append(Entry(str(key), [], lines.get(spot, line), file))
     return section
 
 

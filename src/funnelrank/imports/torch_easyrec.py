@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from funnelrank.expression import Name, parse
 from funnelrank.imports.drawing import Mlp, Ref, fields, take
-from funnelrank.imports.easyrec import ONE_MACHINE, PACE, TYPES
+from funnelrank.imports.easyrec import ONE_MACHINE, PACE, TYPES, name_in
 from funnelrank.imports.easyrec_models import (
     attention,
     draw_levels,
@@ -27,6 +28,7 @@ from funnelrank.imports.towers import mix, task_space
 
 FG = "features are made while rows are read, as the config says"
 SHARDS = "tables stand on one machine"
+NUMBER = re.compile(r"-?\d{1,30}(\.\d{0,30})?(e-?\d{1,2})?")
 
 
 def read(source: Section, target: Target) -> None:
@@ -211,26 +213,16 @@ def _value(text: str) -> str | int:
 def _raw(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
     name, column = _named(section, prefix)
     plain: dict[str, Any] = {"log": False, "scale": "none", "clip": None}
-    normal = section.text("normalizer")
-    if normal:
-        method = dict(p.split("=", 1) for p in normal.split(",") if "=" in p).get("method", "")
-        changed = {"zscore": {"scale": "standard"}, "minmax": {"scale": "minmax"}, "log10": {"log": True}}.get(method)
-        if changed is None:
-            section.refused("normalizer", f"there is no '{method}'; write the normalised number as a column")
-        else:
-            plain |= changed
-            section.approximated("normalizer", {"zscore": "scaled by train's own mean and deviation",
-                                                "minmax": "scaled by train's own least and largest",
-                                                "log10": "sign(x) log(1 + |x|)"}[method])
     default = section.text("default_value", "0", to="features.*.default")
-    missing = {"default": float(default)} if re.fullmatch(r"-?\d{1,30}(\.\d{1,30})?", default) else {"default": 0.0}
+    missing = float(default) if NUMBER.fullmatch(default) else 0.0
+    formula = _normalised(section, column, missing)
     section.ignored("numbers are not pooled", "pooling")
     size, bounds = section.whole("value_dim", 1, to="features.*.size") or 1, section.numbers(
         "boundaries", "features.*.boundaries")
     if size > 1:
         return name, {"kind": "vector", "column": column, "size": size,
                       "separator": section.text("separator", "\x1d", to="features.*.separator"), **plain,
-                      "indicator": False, **missing}
+                      "indicator": False, "default": missing}
     section.ignored("a row has one number", "separator")
     for key in ("autodis", "mlp"):
         if section.has(key):
@@ -238,9 +230,63 @@ def _raw(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dic
             for entry in section.section(key).entries:
                 entry.judge("approximated", "the number is read as it is")
             section.approximated("embedding_dim", "the number is read as it is")
+    read = {"expression": formula} if formula else {"column": column}
     if bounds:
-        return name, {"kind": "number", "column": column, "boundaries": sorted(set(bounds)), **missing}
-    return name, {"kind": "number", "column": column, **plain, "indicator": False, **missing}
+        return name, {"kind": "number", **read, "boundaries": sorted(set(bounds)), "default": missing}
+    return name, {"kind": "number", **read, **plain, "indicator": False, "default": 0.0 if formula else missing}
+
+
+def _normalised(section: Section, column: str, default: float) -> str | None:
+    """The expression that a normaliser comes to, None without one."""
+    normal = section.text("normalizer", to="features.*.expression")
+    if not normal:
+        return None
+    x = name_in(column, default)
+    said = dict(p.strip().split("=", 1) for p in normal.split(",") if "=" in p)
+    number = lambda key, usual: float(said[key]) if NUMBER.fullmatch(said.get(key, "")) else usual
+    method = said.get("method")
+    if method == "zscore" and number("standard_deviation", 1.0):
+        return f"({x} - {number('mean', 0.0)}) / {number('standard_deviation', 1.0)}"
+    if method == "minmax" and number("max", 1.0) > number("min", 0.0):
+        return f"({x} - {number('min', 0.0)}) / {number('max', 1.0) - number('min', 0.0)}"
+    if method == "log10":
+        return f"if({x} > {number('threshold', 1e-10)}, log10({x}), {number('default', -10.0)})"
+    written = normal.partition("expr=")[2]
+    try:
+        names = {step.name for step in parse(written) if isinstance(step, Name)}
+    except ValueError:
+        names = {"?"}
+    if method != "expression" or names - {"x"}:
+        section.refused("normalizer", f"'{normal[:60]}' is no zscore, minmax, log10 or expression of x; write the "
+                                      "number as a column")
+        return None
+    return re.sub(r"(?<![\w.`])x(?![\w(`])", x.replace("\\", ""), written)
+
+
+def _expression(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
+    name = section.text("feature_name", "", to="features, by name")
+    columns = [v.split(":", 1)[-1] for v in section.texts("variables", "features.*.expression, less their sides")]
+    written = section.text("expression", "", to="features.*.expression")
+    section.ignored("a number is not cut", "separator", "pooling", "value_dim")
+    section.ignored("what is missing is missing", "fill_missing")
+    try:
+        names = {step.name for step in parse(written) if isinstance(step, Name)}
+    except ValueError as error:
+        section.refused("expression", f"{error}; what an expression may say is in docs/features.md")
+        return name, None
+    if names - set(columns):
+        section.refused("expression", f"reads {', '.join(sorted(names - set(columns)))}, which is none of its "
+                                      "variables")
+        return name, None
+    default = section.text("default_value", "0", to="features.*.default")
+    said: dict[str, Any] = {"kind": "number", "expression": written}
+    if bounds := section.numbers("boundaries", "features.*.boundaries"):
+        said["boundaries"] = sorted(set(bounds))
+    else:
+        said |= {"log": False, "scale": "none", "clip": None, "indicator": False}
+        if section.has("embedding_dim"):
+            section.approximated("embedding_dim", "the number is read as it is")
+    return name, {**said, "default": float(default) if NUMBER.fullmatch(default) else 0.0}
 
 
 def _combo(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dict[str, Any] | None]:
@@ -315,6 +361,7 @@ def _one_sequence(of: str) -> Callable[[Section, str, dict[str, str]], tuple[str
 
 FEATURES: dict[str, Callable[[Section, str, dict[str, str]], tuple[str, dict[str, Any] | None]]] = {
     "id_feature": _id, "raw_feature": _raw, "combo_feature": _combo, "lookup_feature": _lookup,
+    "expr_feature": _expression,
     "sequence_id_feature": _one_sequence("id_feature"), "sequence_raw_feature": _one_sequence("raw_feature"),
 }
 
@@ -781,8 +828,8 @@ def _train(source: Section, target: Target) -> None:
     target.put("train.checkpoint_every", every or None, train.line_of("save_checkpoints_steps"))
     target.put("train.log_every", train.whole("log_step_count_steps", to="train.log_every") or None,
                train.line_of("log_step_count_steps"))
-    if train.flag("use_tensorboard", to="train.tensorboard"):
-        target.put("train.tensorboard", True, train.line_of("use_tensorboard"))
+    if train.flag("use_tensorboard", to="train.track"):
+        target.put("train.track", ["tensorboard"], train.line_of("use_tensorboard"))
     rates = {}
     for key, tables in (("sparse_optimizer", True), ("dense_optimizer", False)):
         section = train.section(key)
