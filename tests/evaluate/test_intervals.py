@@ -8,7 +8,7 @@ import pytest
 
 from funnelrank.evaluate import intervals, metrics
 from funnelrank.evaluate.intervals import Resamples, clusters, combined
-from funnelrank.evaluate.measure import measure
+from funnelrank.evaluate.measure import Scores, measure
 from funnelrank.settings import Evaluate
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -68,6 +68,83 @@ def test_influence_on_average_precision_is_its_derivative(levels):
     for u in range(10):
         step = 1e-5 * (user == u)
         assert found.psi[u] == pytest.approx((weighted(1 + step) - weighted(1 - step)) / 2e-5, abs=1e-7)
+
+
+def places(x, w):
+    """Each row's place among all, in weights: the share below it and half of its equals."""
+    below = (w * ((x < x[:, None]) + 0.5 * (x == x[:, None]))).sum(1)
+    return below / w.sum()
+
+
+def weighted_spearman(mean, label, w):
+    a, b = places(mean, w) - 0.5, places(label, w) - 0.5
+    return (w * a * b).sum() / np.sqrt((w * a * a).sum() * (w * b * b).sum())
+
+
+def weighted_gini(mean, label, w):
+    share = lambda s: (w * label * places(s, w)).sum() / (w * label).sum() - 0.5
+    return share(mean) / share(label)
+
+
+@pytest.mark.parametrize("levels", [None, 2])
+@pytest.mark.parametrize("influence, metric, weighted", [
+    (intervals.spearman_influence, metrics.spearman, weighted_spearman),
+    (intervals.gini_influence, metrics.gini, weighted_gini)])
+def test_influence_on_a_value_s_order_is_its_derivative(levels, influence, metric, weighted):
+    score, _, user = drawn(80, 10, levels)
+    label = np.round(np.maximum(score.astype(np.float64) + np.random.default_rng(1).normal(size=80), 0), 1)
+    found = influence(score, label, clusters(user, 80))
+    assert found.value == pytest.approx(metric(score, label)) == pytest.approx(weighted(score, label, np.ones(80)))
+    for u in range(10):
+        step = 1e-5 * (user == u)
+        slope = (weighted(score, label, 1 + step) - weighted(score, label, 1 - step)) / 2e-5
+        assert found.psi[u] == pytest.approx(slope, abs=1e-7)
+
+
+@pytest.mark.parametrize("metric", ["spearman", "gini", "auc_ovr", "accuracy", "logloss"])
+def test_intervals_of_amounts_and_classes_are_as_wide_as_users_drawn_anew_say(metric):
+    """Against 400 plain draws of users with replacement."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(150), 1 + rng.integers(0, 8, 150))
+    n, own = len(user), rng.normal(size=150)[user]
+    seen = rng.normal(size=n)
+    amount = np.where(rng.random(n) < 0.5, np.exp(seen + own + rng.normal(size=n)), 0.0)
+    z = rng.normal(size=(n, 3)) + np.stack([seen + own, -seen, own], 1)
+    log_p = (z - np.logaddexp.reduce(z, 1)[:, None]).astype(np.float32)
+    kind = np.argmax(z + rng.gumbel(size=z.shape), 1).astype(np.float32)
+    column, none = lambda x: np.asarray(x, np.float32)[:, None], np.zeros((n, 1), np.float32)
+    amounts = metric in ("spearman", "gini")
+    scores = Scores(["t"], ["ziln" if amounts else "multiclass"], [None], none, none, column(np.exp(seen)),
+                    column(amount if amounts else kind), None, user, {} if amounts else {"t": log_p})
+    row = next(r for r in measure("test", scores, Evaluate()) if r["metric"] == metric)
+    plain = {"spearman": lambda i: metrics.spearman(seen[i], amount[i]), "logloss": lambda i: metrics.class_logloss(
+        log_p[i], kind[i]), "gini": lambda i: metrics.gini(np.exp(seen[i]), amount[i]), "accuracy": lambda i:
+        metrics.accuracy(log_p[i], kind[i]), "auc_ovr": lambda i: metrics.auc_ovr(log_p[i], kind[i])}[metric]
+    rows_of = np.split(np.arange(n), np.flatnonzero(np.diff(user)) + 1)
+    draws = [plain(np.concatenate([rows_of[u] for u in rng.integers(0, 150, 150)])) for _ in range(400)]
+    assert row["low"] < row["value"] < row["high"] and row["note"] is None
+    assert (row["high"] - row["low"]) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.15)
+
+
+def test_correlations_may_lie_below_0_and_rare_classes_have_no_interval():
+    n = 200
+    seen = np.random.default_rng(0).normal(size=n)
+    none, column = np.zeros((n, 1), np.float32), lambda x: np.asarray(x, np.float32)[:, None]
+    rows = measure("test", Scores(["t"], ["regression"], [None], none, none, column(-seen), column(seen)), Evaluate())
+    row = next(r for r in rows if r["metric"] == "spearman")
+    assert (row["value"], row["low"], row["high"]) == (pytest.approx(-1), pytest.approx(-1), pytest.approx(-1))
+    noisy = column(0.3 * np.random.default_rng(1).normal(size=n) - 0.1 * seen)
+    rows = measure("test", Scores(["t"], ["regression"], [None], none, none, noisy, column(seen)), Evaluate())
+    row = next(r for r in rows if r["metric"] == "spearman")
+    assert -1 < row["low"] < row["value"] < 0
+    kind = np.arange(n) % 2
+    kind[:3] = 2
+    log_p = np.log(np.full((n, 3), 1 / 3) + 0.01 * np.random.default_rng(2).random((n, 3))).astype(np.float32)
+    rows = measure("test", Scores(["t"], ["multiclass"], [None], none, none, none, column(kind), classes={"t": log_p}),
+                   Evaluate())
+    said = {r["metric"]: (r["low"] is not None, r["note"]) for r in rows if r["task"]}
+    assert said == {"accuracy": (True, None), "logloss": (True, None),
+                    "auc_ovr": (False, "too few positives for an interval")}
 
 
 def test_unknown_users_are_clusters_of_their_own_and_codes_do_not_matter():

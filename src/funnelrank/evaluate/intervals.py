@@ -11,6 +11,7 @@ spreads is the spread of the difference, which is what makes comparisons paired.
 AUC       components of DeLong, DeLong and Clarke-Pearson (1988), summed within users as by Obuchowski (1997); where
           every row is a user of its own this is DeLong's variance exactly
 PR-AUC    the first-order influence of a row on average precision, summed within users (infinitesimal jackknife)
+Spearman  the same of the correlation of ranks, and of normalised Gini
 others    ratios of sums over users, so a resample is one row of (weights [R, G] @ sums [G, M])
 
 Above MOST_GROUPS users, users are dealt at random into so many groups: sums over groups are independent as those over
@@ -30,9 +31,11 @@ from funnelrank.evaluate.metrics import (
     Z95,
     Ranking,
     Undefined,
+    gini,
     packed,
     positive,
     positive_groups,
+    spearman,
     twice_wins,
 )
 
@@ -60,7 +63,9 @@ class Spread:
         return float(known.std(ddof=1)) if len(known) > 1 else float("nan")
 
     def interval(self, shape: str) -> tuple[float, float]:
-        """95 % interval. shape: 'logit' keeps inside 0 and 1, 'quantiles' of the resamples, or 'normal'."""
+        """95 % interval. shape: 'logit' keeps inside 0 and 1, 'fisher' inside -1 and 1 (it is his transformation of a
+        correlation), 'quantiles' of the resamples, or 'normal'.
+        """
         if shape == "quantiles" and not self.linear:
             low, high = np.quantile(self.draws[np.isfinite(self.draws)], (0.025, 0.975))
             return float(low), float(high)
@@ -68,6 +73,9 @@ class Spread:
         if shape == "logit" and 0 < self.value < 1:
             z, half = np.log(self.value / (1 - self.value)), half / (self.value * (1 - self.value))
             return float(1 / (1 + np.exp(half - z))), float(1 / (1 + np.exp(-half - z)))
+        if shape == "fisher" and -1 < self.value < 1:
+            z, half = np.arctanh(self.value), half / (1 - self.value**2)
+            return float(np.tanh(z - half)), float(np.tanh(z + half))
         return self.value - half, self.value + half
 
 
@@ -225,6 +233,75 @@ def pr_auc_influence(score: np.ndarray, label: np.ndarray, clusters: Clusters) -
     own = np.concatenate([[0], T / n])[run]
     psi = (y * (own - value) + y * below - worse) / P
     return Influence(value, np.bincount(user, psi, len(at)), at)
+
+
+def spearman_influence(mean: np.ndarray, label: np.ndarray, clusters: Clusters) -> Influence:
+    """The correlation of ranks and its first-order influence by cluster.
+
+    With weights w, F_i = sum_j w_j ([x_j < x_i] + [x_j = x_i] / 2) / sum w is row i's place among x, G_i among y; both
+    have mean 1/2 whatever w. With a = F - 1/2, b = G - 1/2:   rho = C / sqrt(A B),   C = sum w a b, A = sum w a a,
+    B = sum w b b. A row k moves F_i by ([x_k < x_i] + [x_k = x_i] / 2 - F_i) / n, so
+
+        dC / dw_k = a_k b_k + (above_x(b)_k - C) / n + (above_y(a)_k - C) / n
+        dA / dw_k = a_k^2 + 2 (above_x(a)_k - A) / n              above_x(v)_k = sum of v over rows with x above x_k,
+        dB / dw_k = b_k^2 + 2 (above_y(b)_k - B) / n                             and half of those with x = x_k
+
+    Raises Undefined as metrics.spearman does.
+    """
+    code, at = _local(clusters)
+    value, n = spearman(mean, label), len(label)
+    x, y = _Places(mean), _Places(label)
+    a, b = x.place - 0.5, y.place - 0.5
+    C, A, B = a @ b, a @ a, b @ b
+    dC = a * b + (x.above(b) + y.above(a) - 2 * C) / n
+    dA, dB = a * a + 2 * (x.above(a) - A) / n, b * b + 2 * (y.above(b) - B) / n
+    psi = dC / np.sqrt(A * B) - value / 2 * (dA / A + dB / B)
+    return Influence(value, np.bincount(code, psi, len(at)), at)
+
+
+def gini_influence(mean: np.ndarray, label: np.ndarray, clusters: Clusters) -> Influence:
+    """Normalised Gini and its first-order influence by cluster.
+
+    G(s) = sum_j y_j F_j / sum y - 1/2 with F as in spearman_influence, among scores s; a row k moves it by
+
+        dG / dw_k = y_k (F_k - 1/2 - G) / sum y + (above_s(y)_k / sum y - G - 1/2) / n
+
+    and G(mean) / G(y) as a ratio does. Raises Undefined as metrics.gini does.
+    """
+    code, at = _local(clusters)
+    value, n, y = gini(mean, label), len(label), np.asarray(label, np.float64)
+    total = y.sum()
+
+    def moved(score: np.ndarray) -> tuple[float, np.ndarray]:
+        s = _Places(score)
+        G = float(y @ s.place / total - 0.5)
+        return G, y * (s.place - 0.5 - G) / total + (s.above(y) / total - G - 0.5) / n
+
+    (_, of_mean), (best, of_label) = moved(mean), moved(label)
+    psi = (of_mean - value * of_label) / best
+    return Influence(value, np.bincount(code, psi, len(at)), at)
+
+
+class _Places:
+    """Where each value of x [n] stands among all: `place` [n], the share of rows below it, and half of its equals."""
+
+    def __init__(self, x: np.ndarray):
+        _, self._group, self._size = np.unique(np.asarray(x, np.float64), return_inverse=True, return_counts=True)
+        self.place = ((np.cumsum(self._size) - self._size / 2) / len(x))[self._group]
+
+    def above(self, v: np.ndarray) -> np.ndarray:
+        """[n]: the sum of v [n] over rows with a higher x, and half of that over rows with the same."""
+        held = np.bincount(self._group, v, len(self._size))
+        return (held.sum() - np.cumsum(held) + held / 2)[self._group]
+
+
+def auc_ovr_influence(log_p: np.ndarray, label: np.ndarray, clusters: Clusters) -> Influence:
+    """The mean over classes of AUC against all others, log_p [n, C], and its structural components by cluster."""
+    present = [k for k in range(log_p.shape[1]) if 0 < np.sum(label == k) < len(label)]
+    if not present:
+        raise Undefined("only one class")
+    found = [auc_influence(log_p[:, k], label == k, clusters) for k in present]
+    return Influence(float(np.mean([f.value for f in found])), np.mean([f.psi for f in found], 0), found[0].at)
 
 
 def delong(score: np.ndarray, label: np.ndarray) -> tuple[float, float]:

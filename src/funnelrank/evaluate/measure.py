@@ -22,7 +22,9 @@ from funnelrank.evaluate.table import COLUMNS
 
 NULL, UNSEEN = "(null)", "(unseen)"
 # of intervals; quantiles for all others
-SHAPES = {"auc": "logit", "pr_auc": "logit", "auc_positive": "logit", "ece": "normal"}
+SHAPES = {"auc": "logit", "pr_auc": "logit", "auc_positive": "logit", "auc_ovr": "logit", "ece": "normal",
+          "spearman": "fisher", "gini": "fisher"}
+SIGNED = ("spearman", "gini")        # others are never below 0
 APART = 0.01            # of GAUC on live and on frozen histories that is worth a note
 Place = tuple[str | None, str | None, str]                         # task, scenario, metric
 
@@ -97,7 +99,7 @@ def measure(split: str, scores: Scores, evaluate: settings.Evaluate, scenarios: 
             place = {"split": split, "task": task, "scenario": scenario,
                      "positives": int(np.count_nonzero(part["label"])) if kind == "binary" else None}
             answers = list(_binary(part, evaluate, empty, draw) if kind == "binary" else
-                           _classes(part, empty) if kind == "multiclass" else _value(part, kind, empty, draw))
+                           _classes(part, empty, draw) if kind == "multiclass" else _value(part, kind, empty, draw))
             if child_and_parent:
                 answers.append(_violations(*(x[a:b] for x in (*child_and_parent, cluster)), draw))
             for said in answers:
@@ -292,24 +294,46 @@ def _value(part: Mapping[str, np.ndarray], kind: str, empty: str | None, draw: D
     answers = [_said(name, empty, metric, part["mean"], part["label"]) for name, metric in
                (("rmse", metrics.rmse), ("mae", metrics.mae), ("pcoc", metrics.pcoc))]
     values = {said.metric: said.value for said in answers if said.value is not None}
+    answers.append(_said("spearman", empty, metrics.spearman, part["mean"], part["label"]))
+    if kind != "regression":
+        answers.append(_said("gini", empty, metrics.gini, part["mean"], part["label"]))
     if draw.off or not values:
         yield from answers
     elif note := draw.scarce(None, part["cluster"][part["label"] != 0]):
         yield from (said if said.value is None else said._replace(note=note) for said in answers)
     else:
         found = _ratios(draw, part, None, values)
+        given, clusters = (part["mean"], part["label"]), Clusters(part["cluster"], draw.clusters.count)
+        found |= {said.metric: draw.resamples().linear(*influence(*given, clusters)) for said, influence in zip(
+            answers[3:], (intervals.spearman_influence, intervals.gini_influence)) if said.value is not None}
         yield from (said._replace(spread=found.get(said.metric)) for said in answers)
-    yield _said("spearman", empty, metrics.spearman, part["mean"], part["label"])
     if kind != "regression":
-        yield _said("gini", empty, metrics.gini, part["mean"], part["label"])
         yield _above_zero(part, empty, draw)
 
 
-def _classes(part: Mapping[str, np.ndarray], empty: str | None) -> Iterator[Said]:
+def _classes(part: Mapping[str, np.ndarray], empty: str | None, draw: Drawing) -> Iterator[Said]:
     """Metrics of a multiclass task on its observed rows."""
-    for name, metric in (("accuracy", metrics.accuracy), ("logloss", metrics.class_logloss),
-                         ("auc_ovr", metrics.auc_ovr)):
-        yield _said(name, empty, metric, part["classes"], part["label"])
+    log_p, label, cluster = part["classes"], part["label"], part["cluster"]
+    answers = [_said(name, empty, metric, log_p, label) for name, metric in (
+        ("accuracy", metrics.accuracy), ("logloss", metrics.class_logloss), ("auc_ovr", metrics.auc_ovr))]
+    notes = [None if draw.off or empty else draw.scarce(None, cluster)] * 2 + [
+        None if draw.off or empty else next(filter(None, (
+            draw.scarce(label == k, cluster) for k in range(log_p.shape[1]) if (label == k).any())), None)]
+    spreads: dict[str, Spread] = {}
+    if not draw.off and not empty and not notes[0]:
+        resamples = draw.resamples()
+        at = label.astype(np.int64)
+        n, right, nats = resamples.sums(resamples.of_cluster[cluster], [
+            np.ones(len(label)), log_p.argmax(1) == at, -log_p[np.arange(len(label)), at]]).T
+        draws = {"accuracy": right, "logloss": nats}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spreads = {said.metric: resamples.resampled(said.value, draws[said.metric] / n) for said in answers[:2]
+                       if said.value is not None}
+    if answers[2].value is not None and not draw.off and not notes[2]:
+        spreads["auc_ovr"] = draw.resamples().linear(*intervals.auc_ovr_influence(
+            log_p, label, Clusters(cluster, draw.clusters.count)))
+    for said, note in zip(answers, notes):
+        yield said if said.value is None else said._replace(note=note, spread=spreads.get(said.metric))
 
 
 def _above_zero(part: Mapping[str, np.ndarray], empty: str | None, draw: Drawing) -> Said:
@@ -340,7 +364,7 @@ def metric_row(said: Said, **place: Any) -> dict[str, Any]:
     row = {**dict.fromkeys(COLUMNS), **place, **said}
     if spread is not None:
         low, high = spread.interval(SHAPES.get(row["metric"], "quantiles"))
-        row["low"], row["high"] = max(low, 0.0), high
+        row["low"], row["high"] = low if row["metric"] in SIGNED else max(low, 0.0), high
     assert row["note"] if row["value"] is None else np.isfinite(row["value"]), row
     return row
 
