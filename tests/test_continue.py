@@ -405,3 +405,27 @@ def test_a_debias_that_is_put_on_or_taken_off_leaves_all_that_is_served(log, tmp
     two = api.train(config(log, tmp_path / "two", "a", model={**model, "debias": "dcmt"}), continue_from=one.folder)
     off, _ = begin(two, config(log, tmp_path / "off", "a", model=model))
     assert off.predict(rows).equals(two.ranker.predict(rows)) and off.model.spec.outputs == (1, 1)
+
+
+def test_tasks_of_several_outputs_go_on_wherever_they_move(log, tmp_path):
+    """A ziln has three outputs, a multiclass task one a class, a jrc task two: all are found by their task's name."""
+    several = {"click": {"loss": {"name": "jrc", "by": "batch"}}, "device": {
+        "kind": "multiclass", "classes": ["ios", "android", "web"]}, "buy": {"after": "click"}, "spend": {
+        "after": "buy", "kind": "ziln"}}
+    one = api.train(config(log, tmp_path / "one", "a", tasks=several))
+    rows = pq.read_table(log / "a.parquet")
+    served = one.ranker.predict(rows)
+    orders = (("click", "device", "buy", "spend"), ("spend", "device", "like", "click", "buy"),
+              ("click", "buy", "spend"))
+    for order in orders:
+        tasks = {name: several.get(name, {}) for name in order}
+        ranker, said = begin(one, config(log, tmp_path / "next", "b", tasks=tasks))
+        found = ranker.predict(rows)
+        for column in found.column_names:
+            assert column.startswith("like") or found[column].equals(served[column]), (order, column)
+        assert said["tasks"]["dropped"] == [t for t in several if t not in order]
+    with pytest.raises(ConfigError, match=r"tasks.device.classes: were .*, now .*; start it anew with --anew device"):
+        begin(one, config(log, tmp_path / "other", "b", tasks={
+            **several, "device": {"kind": "multiclass", "classes": ["web", "ios", "android"]}}))
+    two = api.train(config(log, tmp_path / "two", "b", tasks=several), continue_from=one.folder)
+    assert not two.ranker.predict(rows).equals(served)
