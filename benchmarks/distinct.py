@@ -1,11 +1,12 @@
 """Does data.memory hold where nearly every id is a new one? The statistics pass over ids of which N are distinct.
 
-    python benchmarks/distinct.py [--distinct 100000000] [--memory 2GB] [--scratch DIR]
+    python benchmarks/distinct.py [--distinct 100000000] [--memory 2GB] [--scratch DIR] [--engine duckdb]
 
 Writes a log of N distinct 64-bit ids, a twentieth of them five times and the others once, in files of a million rows in
 hashed order, and fits an encoder with the default min_count of 5. Prints rows, distinct ids, the vocabulary, what was
 said of the disk and what was on it at most, peak of anonymous memory over what was there after the imports, seconds and
-rows per CPU-second; and ends with code 1 unless the vocabulary is exactly the ids that stand five times.
+rows per CPU-second; and ends with code 1 unless the vocabulary is exactly the ids that stand five times. With --engine
+it is data.engine that counts.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def write(folder: Path, distinct: int) -> int:
     return rows
 
 
-def measure(folder: Path, memory: str, distinct: int) -> dict:
+def measure(folder: Path, memory: str, distinct: int, engine: str | None) -> dict:
     import duckdb  # noqa: F401
     import ibis
     import numpy as np
@@ -54,7 +55,8 @@ def measure(folder: Path, memory: str, distinct: int) -> dict:
     from funnelrank.data.vocab import splitmix64
     ibis.to_sql(ibis.table({"a": "int64"}, name="t"), dialect="duckdb")     # imports what counting on disk imports
     config = funnelrank.load_config({
-        "data": {"train": str(folder / "log"), "memory": memory, "cache": str(folder / "cache")},
+        "data": {"train": str(folder / "log"), "memory": memory, "cache": str(folder / "cache"),
+                 **({"engine": engine} if engine else {})},
         "features": {"id": "id"}, "tasks": {"click": {}}, "train": {"threads": 1, "out": str(folder / "run")}})
     data = flow.open_data(config)
     rows, base, most, over, said = data.sources["train"].rows, anonymous(), [0, 0], threading.Event(), []
@@ -90,16 +92,18 @@ def main() -> int:
     parser.add_argument("--distinct", type=int, default=100_000_000)
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--engine", choices=("duckdb", "spark"))
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.child:
-        print(json.dumps(measure(said.child, said.memory, said.distinct)))
+        print(json.dumps(measure(said.child, said.memory, said.distinct, said.engine)))
         return 0
     folder = Path(tempfile.mkdtemp(prefix="funnelrank-distinct-", dir=said.scratch))
     try:
         (folder / "log").mkdir()
         write(folder / "log", said.distinct)
         child = [sys.executable, __file__, "--distinct", str(said.distinct), "--memory", said.memory, "--child", folder]
+        child += ["--engine", said.engine] if said.engine else []
         f = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -90,7 +90,7 @@ def fit(said, folder, events=None, source=None, old=None):
                        engine=said.data.engine)
 
 
-def same(ours: Encoder, theirs: Encoder) -> None:
+def same(ours: Encoder, theirs: Encoder, rounding: float = 1e-11) -> None:
     for name, vocab in ours.vocabs.items():
         assert theirs.vocabs[name].values() == vocab.values(), name
         assert theirs.vocabs[name].unseen.tolist() == vocab.unseen.tolist()
@@ -101,7 +101,7 @@ def same(ours: Encoder, theirs: Encoder) -> None:
         b = theirs.scalers[name]
         assert (a.log, a.clip, a.indicator) == (b.log, b.clip, b.indicator), name
         for x, y in ((a.centre, b.centre), (a.spread, b.spread)):
-            np.testing.assert_allclose(y, x, rtol=1e-11, err_msg=name)
+            np.testing.assert_allclose(y, x, rtol=rounding, err_msg=name)
     assert list(theirs.rates) == list(ours.rates)
     for name, rates in ours.rates.items():
         for a, b in zip(rates.lines, theirs.rates[name].lines):
@@ -192,7 +192,8 @@ def test_a_public_log_has_one_set_of_vocabularies_whoever_counts(tmp_path, engin
     data, events = open_data(config), []
     counted = config.settings.model_copy(update={"data": config.settings.data.model_copy(update={
         "engine": settings(engine=engine).data.engine})})
-    same(prepare(config, data), prepare(replace(config, settings=counted), data, events.append))
+    theirs = prepare(replace(config, settings=counted), data, events.append)
+    same(prepare(config, data), theirs, rounding=1e-9)               # of sums of 1.6 million numbers
     found, = (e["left"] for e in events if e["event"] == "engine")
     assert [n[:len(begin)] for n, begin in zip(found, left)] == left and len(found) == len(left)
 
