@@ -91,7 +91,9 @@ struct Distinct {
     const Move *move;                // move the rows at once, or null
 };
 
-// ---- rows as vectors: N * 16 floats held in registers, or N = 0 for any width, in memory
+// ---- rows as vectors: N * 16 floats held in registers, or N = 0 for any width, in memory, or N = ONE float
+
+constexpr int ONE = -1;
 
 // Ask for `count` floats that will be needed soon; they need not start on a cache line.
 template <bool WRITE = false>
@@ -103,32 +105,40 @@ INLINE void ask(const float *start, int64_t count) {
 
 template <int N>
 INLINE void zero(float *to, int64_t width) {
-    if constexpr (N)
+    if constexpr (N > 0)
         for (int k = 0; k < N; k++) reinterpret_cast<v16 *>(to)[k] = v16{};
+    else if constexpr (N == ONE)
+        *to = 0;
     else
         for (int64_t d = 0; d < width; d++) to[d] = 0;
 }
 
 template <int N>
 INLINE void copy(float *__restrict to, const float *__restrict from, int64_t width) {
-    if constexpr (N)
+    if constexpr (N > 0)
         for (int k = 0; k < N; k++) reinterpret_cast<v16 *>(to)[k] = reinterpret_cast<const v16 *>(from)[k];
+    else if constexpr (N == ONE)
+        *to = *from;
     else
         for (int64_t d = 0; d < width; d++) to[d] = from[d];
 }
 
 template <int N>
 INLINE void add(float *__restrict to, const float *__restrict from, float scale, int64_t width) {
-    if constexpr (N)
+    if constexpr (N > 0)
         for (int k = 0; k < N; k++) reinterpret_cast<v16 *>(to)[k] += scale * reinterpret_cast<const v16 *>(from)[k];
+    else if constexpr (N == ONE)
+        *to += scale * *from;
     else
         for (int64_t d = 0; d < width; d++) to[d] += scale * from[d];
 }
 
 template <int N>
 INLINE void set(float *__restrict to, const float *__restrict from, float scale, int64_t width) {
-    if constexpr (N)
+    if constexpr (N > 0)
         for (int k = 0; k < N; k++) reinterpret_cast<v16 *>(to)[k] = scale * reinterpret_cast<const v16 *>(from)[k];
+    else if constexpr (N == ONE)
+        *to = scale * *from;
     else
         for (int64_t d = 0; d < width; d++) to[d] = scale * from[d];
 }
@@ -184,8 +194,8 @@ INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Ref
     float *out = w.output[item.output] + item.column;
     for (int64_t b = low; b < high; b++) {
         if (b + NEXT < w.rows) ask<true>(out + (b + NEXT) * stride, D);
-        v16 sum[N ? N : 1] = {};
-        float *to = out + b * stride;
+        v16 sum[N > 0 ? N : 1] = {};
+        float one = 0, *to = out + b * stride;
         if (!N) zero<N>(to, D);
         for (int64_t j = offset[b]; j < offset[b + 1]; j++) {
             if (j + AHEAD < w.values && inside(w.value[j + AHEAD], item)) ask(table + w.value[j + AHEAD] * S, D);
@@ -197,7 +207,9 @@ INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Ref
             }
             const float *from = table + id * S;
             const float weight = WEIGHTED ? w.weight[j] : 1;
-            if constexpr (N)
+            if constexpr (N == ONE)
+                one += WEIGHTED ? weight * *from : *from;
+            else if constexpr (N > 0)
                 for (int k = 0; k < N; k++) {
                     const v16 row = reinterpret_cast<const v16 *>(from)[k];
                     sum[k] += WEIGHTED ? weight * row : row;
@@ -206,7 +218,9 @@ INLINE void gather_bags(const Work &w, int64_t i, int64_t low, int64_t high, Ref
                 add<N>(to, from, weight, D);
         }
         const float scale = share(w, item, offset[b], offset[b + 1]);
-        if constexpr (N)
+        if constexpr (N == ONE)
+            *to = scale * one;
+        else if constexpr (N > 0)
             for (int k = 0; k < N; k++) reinterpret_cast<v16 *>(to)[k] = scale * sum[k];
         else
             for (int64_t d = 0; d < D; d++) to[d] *= scale;
@@ -247,6 +261,13 @@ INLINE void gather_item(const Work &w, int64_t i, int64_t low, int64_t high, Ref
         gather_bags<N, false>(w, i, low, high, refused);
 }
 
+template <int N>
+INLINE void repeat(const Work &w, const Item &item, const Copy &more, int64_t low, int64_t high) {
+    for (int64_t b = low; b < high; b++)
+        copy<N>(w.output[more.output] + b * w.stride[more.output] + more.column,
+                w.output[item.output] + b * w.stride[item.output] + item.column, item.width);
+}
+
 INLINE void gather_body(const Work &w, int64_t first_block, int64_t last_block, Refused &refused) {
     for (int64_t block = first_block; block < last_block; block++) {
         const int64_t low = block * BLOCK, high = low + BLOCK < w.rows ? low + BLOCK : w.rows;
@@ -256,6 +277,8 @@ INLINE void gather_body(const Work &w, int64_t first_block, int64_t last_block, 
                 for (int64_t b = low; b < high; b++)
                     copy<0>(w.output[item.output] + b * w.stride[item.output] + item.column,
                             w.number + b * w.number_columns + item.source, item.width);
+            } else if (item.width == 1) {
+                gather_item<ONE>(w, i, low, high, refused);
             } else if (item.width == 16) {
                 gather_item<1>(w, i, low, high, refused);
             } else if (item.width == 32) {
@@ -266,9 +289,10 @@ INLINE void gather_body(const Work &w, int64_t first_block, int64_t last_block, 
                 gather_item<0>(w, i, low, high, refused);
             }
             for (; c < w.copies && w.copy[c].item == i; c++)
-                for (int64_t b = low; b < high; b++)
-                    copy<0>(w.output[w.copy[c].output] + b * w.stride[w.copy[c].output] + w.copy[c].column,
-                            w.output[item.output] + b * w.stride[item.output] + item.column, item.width);
+                if (item.width == 16)
+                    repeat<1>(w, item, w.copy[c], low, high);
+                else
+                    repeat<0>(w, item, w.copy[c], low, high);
         }
     }
 }
@@ -329,17 +353,18 @@ INLINE void expect_output(const Work &w, const Item &item, int64_t b) {
 }
 
 // The gradient of item i at batch row b: its columns of the output, plus those of its copies. null: there is none.
+template <int N>
 INLINE const float *gradient_at(const Work &w, const Item &item, int64_t c, int64_t end, int64_t b, float *sum) {
     const float *own = w.output[item.output];
     if (own) own += b * w.stride[item.output] + item.column;
     if (c == end) return own;
     if (own)
-        copy<0>(sum, own, item.width);
+        copy<N>(sum, own, item.width);
     else
-        zero<0>(sum, item.width);
+        zero<N>(sum, item.width);
     for (; c < end; c++)
         if (const float *other = w.output[w.copy[c].output])
-            add<0>(sum, other + b * w.stride[w.copy[c].output] + w.copy[c].column, 1, item.width);
+            add<N>(sum, other + b * w.stride[w.copy[c].output] + w.copy[c].column, 1, item.width);
     return sum;
 }
 
@@ -357,7 +382,7 @@ INLINE void reduce_ids(const Work &w, const Item &item, int64_t c, int64_t end, 
             expect_gradient(p, item.offset + ids[(b + AHEAD) * F]);
         const int32_t id = ids[b * F];
         if (id == 0 || !inside(id, item) || !p.mine(item.offset + id)) continue;
-        meet<N>(p, item.offset + id, lookup, gradient_at(w, item, c, end, b, sum), 1);
+        meet<N>(p, item.offset + id, lookup, gradient_at<N>(w, item, c, end, b, sum), 1);
     }
     part.used = p.used;
 }
@@ -373,7 +398,7 @@ INLINE void reduce_lists(const Work &w, const Item &item, int64_t c, int64_t end
         const float *gradient = nullptr;
         float scale = 1;
         if (item.kind == POOL) {
-            gradient = gradient_at(w, item, c, end, b, sum);
+            gradient = gradient_at<N>(w, item, c, end, b, sum);
             scale = share(w, item, offset[b], offset[b + 1]);
         }
         for (int64_t j = offset[b]; j < offset[b + 1]; j++, lookup++) {
@@ -415,7 +440,9 @@ INLINE void reduce_body(const Work &w, const Share *shares, Part *parts, float *
             for (; share->item == i; share++) {
                 Part &p = parts[item.table];
                 p.part = share->part, p.parts = share->parts;
-                if (item.width == 16)
+                if (item.width == 1)
+                    reduce_item<ONE>(w, item, c, end, low, high, p, lookup, sum);
+                else if (item.width == 16)
                     reduce_item<1>(w, item, c, end, low, high, p, lookup, sum);
                 else if (item.width == 32)
                     reduce_item<2>(w, item, c, end, low, high, p, lookup, sum);
@@ -584,6 +611,8 @@ INLINE void move_rows(const Move &m, const Index *row, const float *gradient, co
             const float h = AVERAGE ? held[i] : 0;
             if (D == 16)
                 move_row<KIND, AVERAGE>(m, w, s1, s2, x1, x2, average, h, 16);
+            else if (D == 1)
+                move_row<KIND, AVERAGE>(m, w, s1, s2, x1, x2, average, h, 1);
             else
                 move_row<KIND, AVERAGE>(m, w, s1, s2, x1, x2, average, h, D);
         }
