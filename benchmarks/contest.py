@@ -4,14 +4,16 @@
     python benchmarks/contest.py LOGS --only kuairand --seeds 5 --trials 1 --models auto,aitm,lightgbm
     python benchmarks/contest.py --show                    the page from what was measured so far
 
-One cell is one model, with one of its settings, trained with one seed on one log. Measured cells stay in --out
-(.contest); the command goes on where it stopped, and a cell whose config, encoder or worker's code differs is measured
-anew. Features, rows and their encoding are the same for all models of a log: the example's config, with only
-`model` changed. Each model may try the settings of TRIALS with seed 0; the best on valid (mean AUC) is trained with the
-other seeds, and only its test figures are shown. One thread, one training at a time.
+One cell is one model, with one of its settings, trained with one seed on one log: a minute or so. Measured cells stay
+in --out (.contest); the command goes on where it stopped, --minutes ends it between two cells, and a cell whose
+config, encoder or worker's code differs is measured anew. Features, rows and their encoding are the same for all models
+of a log: the example's config, with only `model` changed. Each model, those of others too, may try four settings with
+seed 0 (TRIALS); the best on valid (mean AUC) is trained with the other seeds, and only its test figures are shown. One
+thread, one training at a time.
 
-LightGBM and torch-rechub run in .bench-env (see the Makefile), on the encoded rows of this package, or, for LightGBM on
-target encodings, on the raw columns.
+A row `NAME-te` is NAME with encodings of labels besides: of ours, `rate` features of earlier days' labels (ENCODED);
+of LightGBM, the usual encodings by five random folds. LightGBM and torch-rechub run in .bench-env (see the Makefile),
+on the encoded rows of this package.
 """
 
 from __future__ import annotations
@@ -53,10 +55,17 @@ LOGS = {     # example, folder, settings beside the example's
     "globo": ("globo/aitm.yaml", "globo_news", []),
 }
 HEAD = {"globo": 300_000}        # train rows that are used: the latest so many
-OURS = ("auto", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm", "star", "hmoe",
-        "pepnet", "apg", "m2m")
+OURS = ("auto", "auto-te", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm",
+        "star", "hmoe", "pepnet", "apg", "m2m")
 THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
-TRIALS = ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"])
+TRIALS = {
+    "ours": ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"]),
+    "lightgbm": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"learning_rate": 0.1}),
+    "rechub": ({}, {"lr": 3e-3}, {"lr": 3e-4}, {"batch": 512})}
+MOST_TRIALS = 4
+ENCODED = {"kuairand": [      # rates of labels of earlier days, beside the example's features
+    f"features.{task}_rate_{of}={{kind: rate, of: {of}, task: {task}, period: 86400000}}"
+    for task in ("is_click", "long_view", "is_like") for of in ("video_id", "author", "tag", "music", "duration_band")]}
 BASE, BEST = "shared_bottom", "auto"
 BEGIN, END = "<!-- contest: begin -->", "<!-- contest: end -->"
 
@@ -73,8 +82,8 @@ class Log:
     config: Any
 
     def load(self, model: str, trial: list[str], seed: int, folder: str):
-        return load_config(self.example, [*self.sets, f"model={model}", *trial, f"train.seed={seed}",
-                                          f"train.out={folder}"])
+        return load_config(self.example, [*self.sets, f"model={model.removesuffix('-te')}", *trial,
+                                          f"train.seed={seed}", f"train.out={folder}"])
 
 
 def main() -> None:
@@ -83,7 +92,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(LOGS))
     parser.add_argument("--models", default=",".join((*OURS, *THEIRS)))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=len(TRIALS))
+    parser.add_argument("--trials", type=int, default=MOST_TRIALS)
+    parser.add_argument("--minutes", type=float, help="begin no cell after so many")
     parser.add_argument("--out", type=Path, default=ROOT / ".contest")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "quality.md")
     parser.add_argument("--peers", type=Path, default=ROOT / ".bench-env", help="the peers' environment")
@@ -93,19 +103,27 @@ def main() -> None:
     if not said.show:
         if not said.logs:
             parser.error("name the folder of the public logs")
+        until = time.monotonic() + 60 * said.minutes if said.minutes is not None else None
         for name in said.only.split(","):
-            contest(name, said)
+            contest(name, said, until)
     write_page(said.out, said.page)
 
 
-def contest(name: str, said: argparse.Namespace) -> None:
-    log = opened(name, said.logs, said.out / name)
-    models = [m for m in said.models.split(",") if name == "kuairand" or not m.startswith("rechub")]
+def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
+    logs: dict[bool, Log] = {}
+    models = [m for m in said.models.split(",") if (name == "kuairand" or not m.startswith("rechub"))
+              and (name in ENCODED or m != "auto-te")]
     for seed in range(said.seeds):                     # all models with one seed before the next: parts are even
         for model in models:
             ours = model in OURS
-            for trial in range(said.trials if ours and seed == 0 else 1):
-                if seed and ours:
+            more = ours and model.endswith("-te")
+            if more not in logs:
+                logs[more] = opened(name, said.logs, said.out / name, ENCODED[name] if more else [])
+            log = logs[more]
+            for trial in range(said.trials if seed == 0 else 1):
+                if until is not None and time.monotonic() > until:
+                    return
+                if seed:
                     trial = best_trial(said.out / name / model, said.trials)
                 folder = said.out / name / model / f"trial-{trial}" / f"seed-{seed}"
                 if done(folder, key(log, model, trial)):
@@ -115,14 +133,15 @@ def contest(name: str, said: argparse.Namespace) -> None:
                     if ours:
                         measure_ours(log, model, trial, seed, folder)
                     else:
-                        measure_theirs(log, model, seed, folder, said.peers)
+                        measure_theirs(log, model, trial, seed, folder, said.peers)
                 except ConfigError as refused:
                     write(folder, {"key": key(log, model, trial), "refused": str(refused).split("\n")[0]})
 
 
-def opened(name: str, logs: Path, out: Path) -> Log:
+def opened(name: str, logs: Path, out: Path, more: list[str]) -> Log:
+    """`more`: edits of the example, such as further features."""
     example, folder, sets = LOGS[name]
-    sets = [f"data.dir={logs / folder}", f"data.cache={out / 'cache'}", "train.threads=1", *sets]
+    sets = [*more, f"data.dir={logs / folder}", f"data.cache={out / 'cache'}", "train.threads=1", *sets]
     config = load_config(ROOT / "examples" / example, sets)
     given = {}
     if name in HEAD:
@@ -138,12 +157,17 @@ def opened(name: str, logs: Path, out: Path) -> Log:
 def key(log: Log, model: str, trial: int) -> str:
     """What a cell was made of."""
     try:
-        said = log.load(model, TRIALS[trial], 0, "run").settings.model_dump(mode="json", include={
+        said = log.load(model, trials(model)[trial], 0, "run").settings.model_dump(mode="json", include={
             "model", "embedding", "train", "tasks"}) if model in OURS else (
-            ROOT / "benchmarks" / "peers" / ("trees.py" if "lightgbm" in model else "tabular.py")).read_text()
+            ROOT / "benchmarks" / "peers" / ("trees.py" if "lightgbm" in model else "tabular.py")).read_text() + str(
+            trials(model)[trial] or "")
     except ConfigError as refused:
         said = str(refused)
     return hashlib.sha256(json.dumps([log.encoder.hash(), model, said], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def trials(model: str) -> tuple:
+    return TRIALS["ours" if model in OURS else model.split("-")[0]]
 
 
 def done(folder: Path, key: str) -> bool:
@@ -160,7 +184,7 @@ def best_trial(folder: Path, trials: int) -> int:
 
 def measure_ours(log: Log, model: str, trial: int, seed: int, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        config = log.load(model, TRIALS[trial], seed, place)
+        config = log.load(model, trials(model)[trial], seed, place)
         net = build(config, log.encoder, log.splits)
         trained = fit(config, net, log.encoder, {s: log.splits[s] for s in ("train", "valid")}, folder=Path(place))
         rows = lambda split: Loader(log.splits[split], log.encoder.layout, 8192, shuffle=False, seed=0).epoch(0)
@@ -169,14 +193,15 @@ def measure_ours(log: Log, model: str, trial: int, seed: int, folder: Path) -> N
         "epochs": trained.epochs, "parameters": sum(p.numel() for p in net.parameters())})
 
 
-def measure_theirs(log: Log, model: str, seed: int, folder: Path, peers: Path) -> None:
+def measure_theirs(log: Log, model: str, trial: int, seed: int, folder: Path, peers: Path) -> None:
     """A worker in the peers' environment reads arrays from files and writes probabilities."""
     if not (peers / "bin" / "python").exists():
         sys.exit(f"{peers}: there is no such environment; `make .bench-env/installed` makes it")
     with tempfile.TemporaryDirectory() as place:
         arrays(log, Path(place))
         worker = "trees.py" if "lightgbm" in model else "tabular.py"
-        command = [peers / "bin" / "python", ROOT / "benchmarks" / "peers" / worker, place, model, str(seed)]
+        command = [peers / "bin" / "python", ROOT / "benchmarks" / "peers" / worker, place, model, str(seed),
+                   json.dumps(trials(model)[trial])]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True,
                               env=os.environ | {"OMP_NUM_THREADS": "1"})
         answer, about = np.load(Path(place) / "scores.npz"), json.loads(done.stdout.strip().splitlines()[-1])
@@ -188,7 +213,7 @@ def measure_theirs(log: Log, model: str, seed: int, folder: Path, peers: Path) -
                                np.log(p).astype(np.float32), np.log1p(-p).astype(np.float32), p.astype(np.float32),
                                np.asarray(rows.labels), np.asarray(rows.scenario) if schema.scenario else None,
                                np.asarray(rows.user) if schema.user else None)
-    keep(log, model, 0, seed, folder, scores, about.pop("cpu_seconds"), about)
+    keep(log, model, trial, seed, folder, scores, about.pop("cpu_seconds"), about)
 
 
 def arrays(log: Log, place: Path) -> None:
@@ -214,8 +239,8 @@ def keep(log: Log, model: str, trial: int, seed: int, folder: Path, scores: dict
     shutil.rmtree(folder, ignore_errors=True)
     keep_scores(folder / "scores", "test", scores["test"], scores.get("test/frozen"), names, evaluate,
                 {"name": model, "seed": seed})
-    write(folder, {"key": key(log, model, trial), "model": model, "trial": TRIALS[trial], "seed": seed, "valid": valid,
-                   "cpu_seconds": round(seconds, 1), "measured": time.strftime("%Y-%m-%d"), **about,
+    write(folder, {"key": key(log, model, trial), "model": model, "trial": trials(model)[trial], "seed": seed,
+                   "valid": valid, "cpu_seconds": round(seconds, 1), "measured": time.strftime("%Y-%m-%d"), **about,
                    "test": {f"{r['metric']}_{r['task'] or 'mean'}": r["value"] for r in rows if not r["scenario"]}})
 
 
@@ -265,10 +290,9 @@ def lines(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def chosen(folder: Path) -> Iterator[dict[str, Any]]:
     """The cells of a model's best trial, in the order of seeds."""
-    trials = sorted(folder.glob("trial-*"))
-    if not trials:
+    if not any(folder.glob("trial-*")):
         return
-    trial = best_trial(folder, len(TRIALS))
+    trial = best_trial(folder, MOST_TRIALS)
     for cell in sorted((folder / f"trial-{trial}").glob("seed-*/cell.json")):
         yield json.loads(cell.read_text()) | {"folder": str(cell.parent)}
 

@@ -290,3 +290,14 @@ def test_a_contest_shows_the_trial_that_valid_chose_and_keeps_the_rest_of_the_pa
     assert "`aitm` does not apply: no funnel" in text
     assert contest.done(tmp_path / "kuairand" / "auto" / "trial-1" / "seed-0", "k")
     assert not contest.done(tmp_path / "kuairand" / "auto" / "trial-1" / "seed-0", "other")
+
+
+def test_every_contestant_has_its_trials_and_the_row_with_label_encodings_its_features():
+    assert {m: len(contest.trials(m)) for m in (*contest.OURS, *contest.THEIRS)} == dict.fromkeys(
+        (*contest.OURS, *contest.THEIRS), contest.MOST_TRIALS)
+    assert all(contest.trials(m)[0] in ([], {}) for m in (*contest.OURS, *contest.THEIRS))
+    for log, more in contest.ENCODED.items():
+        example = contest.ROOT / "examples" / contest.LOGS[log][0]
+        plain, encoded = (contest.load_config(example, sets).schema.of_kind("rate") for sets in ([], more))
+        assert len(encoded) == len(plain) + len(more) and not any(f.task for f in plain.values())
+        assert all(f.task and f.period for n, f in encoded.items() if n not in plain)

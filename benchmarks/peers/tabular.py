@@ -1,7 +1,8 @@
-"""torch-rechub on encoded rows: tabular.py FOLDER rechub-MODEL SEED (see contest.py).
+"""torch-rechub on encoded rows: tabular.py FOLDER rechub-MODEL SEED SETTINGS (see contest.py).
 
-Its own networks, trainer and defaults (Adam 1e-3, weight decay 1e-5), layers as wide as ours,
-histories mean-pooled from shared tables. Epochs go on while mean AUC on valid rises, at most 5; the best is kept.
+Its own networks, trainer and defaults (Adam 1e-3, weight decay 1e-5) unless SETTINGS say lr or batch, layers as wide
+as ours, histories mean-pooled from shared tables. Epochs go on while mean AUC on valid rises, at most 5; the best is
+kept.
 """
 
 import copy
@@ -51,6 +52,7 @@ def build(model: str, meta: dict) -> torch.nn.Module:
 
 def main() -> None:
     place, model, seed = Path(sys.argv[1]), sys.argv[2].removeprefix("rechub-"), int(sys.argv[3])
+    settings = {"lr": 1e-3, "batch": BATCH} | json.loads(sys.argv[4])
     torch.set_num_threads(1)
     meta = json.loads((place / "meta.json").read_text())
     x, y = {}, {}
@@ -65,8 +67,9 @@ def main() -> None:
     net = build(model, meta)
     few = {k: v[:2] for k, v in x["valid"].items()}
     loader, _, _ = DataGenerator(x["train"], y["train"]).generate_dataloader(
-        x_val=few, y_val=y["valid"][:2], x_test=few, y_test=y["valid"][:2], batch_size=BATCH)
-    trainer = MTLTrainer(net, ["classification"] * len(meta["tasks"]), n_epoch=5)
+        x_val=few, y_val=y["valid"][:2], x_test=few, y_test=y["valid"][:2], batch_size=settings["batch"])
+    trainer = MTLTrainer(net, ["classification"] * len(meta["tasks"]), n_epoch=5,
+                         optimizer_params={"lr": settings["lr"], "weight_decay": 1e-5})
     best, kept, clock, epochs = 0.0, None, time.process_time(), 0
     for _ in range(5):
         trainer.train_one_epoch(loader)

@@ -1,4 +1,4 @@
-"""LightGBM on encoded rows, a model a label: trees.py FOLDER lightgbm|lightgbm-te SEED (see contest.py).
+"""LightGBM on encoded rows, a model a label: trees.py FOLDER lightgbm|lightgbm-te SEED SETTINGS (see contest.py).
 
 lightgbm     numbers as they are, ids of up to 256 values as categories: larger ones overfit, and do worse on valid
 lightgbm-te  the same numbers; each id as its 5-fold smoothed target encodings of all labels
@@ -22,7 +22,7 @@ SETTINGS = {"objective": "binary", "metric": "auc", "learning_rate": 0.05, "num_
 
 
 def main() -> None:
-    place, model, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    place, model, seed, settings = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), SETTINGS | json.loads(sys.argv[4])
     meta = json.loads((place / "meta.json").read_text())
     splits = {s: dict(np.load(place / f"{s}.npz")) for s in meta["splits"]}
     clock = time.process_time()
@@ -36,7 +36,7 @@ def main() -> None:
             sets[split] = lightgbm.Dataset(x[split][~np.isnan(y)], y[~np.isnan(y)], free_raw_data=True,
                                            categorical_feature=categories, params={"max_bin": SETTINGS["max_bin"]},
                                            reference=sets.get("train"))
-        booster = lightgbm.train(SETTINGS | {"seed": seed}, sets["train"], 500, valid_sets=[sets["valid"]],
+        booster = lightgbm.train(settings | {"seed": seed}, sets["train"], 500, valid_sets=[sets["valid"]],
                                  callbacks=[lightgbm.early_stopping(50, verbose=False)])
         trees.append(booster.best_iteration)
         for split, out in answers.items():

@@ -87,7 +87,9 @@ class Spark:
 
     def read(self, paths: list[str], name: str) -> None:
         with _one_sentence(self.name, self._errors):
-            self._session.read.option("mergeSchema", "true").parquet(*paths).createOrReplaceTempView(name)
+            # a path alone is of whatever file system Spark was told to begin with
+            urls = [path if "://" in path else f"file://{path}" for path in paths]
+            self._session.read.option("mergeSchema", "true").parquet(*urls).createOrReplaceTempView(name)
 
     def put(self, table: pa.Table, name: str) -> None:
         # large strings are a type that Spark does not read

@@ -13,6 +13,7 @@ the files, times. A space is counted in one place, so that one such feature leav
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ class Found:
 
 
 def ask(said: AnyEngine, schema: Schema, source: Source | Sifted | HistorySource, reader: Reader, *,
-        scenario: Family | None, old: Mapping[str, Vocab], threads: int, scratch: Path,
+        scenario: Family | None, old: Mapping[str, Vocab], threads: int, scratch: Path | None,
         says: Callable[[dict[str, Any]], None]) -> Found:
     """Everything about train that the engine can say. `reader` knows the families of the id spaces, `scenario` is that
     of the scenarios; of `old` vocabularies, values are counted however rare they are.
@@ -67,7 +68,7 @@ def ask(said: AnyEngine, schema: Schema, source: Source | Sifted | HistorySource
     data.memory.
     """
     files = _files(source)
-    with open_engine(said, source.memory // 2, threads, scratch) as engine:
+    with open_engine(said, source.memory // 2, threads, scratch or Path(tempfile.gettempdir())) as engine:
         engine.read(files.paths_of_parquet, "train")
         asked = _Asked(engine, said, schema, files, reader, old)
         found = asked.everything(scenario)
