@@ -358,6 +358,43 @@ def transfer(config: Path, /, *, sets: Sets = None, tasks: Words = None, scenari
 
 
 @app.command
+def tune(config: Path, /, *, sets: Sets = None, jobs: int = 1, fresh: Annotated[bool, Parameter(negative=())] = False,
+         allow_code: Code = False) -> None:
+    """Search for better values of any keys, as the config's section `tune` says.
+
+    Every trial is trained and judged on valid; test is not read. Leaves best.yaml, a config to train, and tune.html in
+    <train.out>-tune. Stopped, or killed, it goes on when given again. For example:
+
+      funnelrank tune demo.yaml
+      funnelrank tune demo.yaml --jobs 4 --set tune.trials=100
+      funnelrank train runs/demo-tune/best.yaml --seeds 5
+
+    Parameters
+    ----------
+    config
+        The YAML file.
+    jobs
+        Processes that search at once.
+    fresh
+        Forget the search that is in the folder.
+    """
+    read = _load(config, sets, allow_code)
+    try:
+        from funnelrank import tune as search
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("funnelrank"):
+            raise
+        raise ConfigError(f"tune: needs the library '{error.name}', which is not installed; "
+                          "pip install 'funnelrank[tune]'") from None
+    with Console() as console:
+        found = search.tune(read, jobs=jobs, fresh=fresh, report=console.watch)
+    show_table(search.shown(found), texts=("trial",))
+    for line in ("", *search.words(found), f"{found.folder}: tune.html, tune.md, tune.json"
+                 + (", best.yaml" if found.best else "")):
+        say(line)
+
+
+@app.command
 def leaderboard(runs: list[Path], /, *, metric: str = "test/auc") -> None:
     """List finished runs by one number, the best first.
 

@@ -62,24 +62,24 @@ def load(source: str | os.PathLike | Mapping[str, Any], sets: Iterable[str] = ()
     beside       look for them in the file's folder first, then in the current one and where Python itself looks
     """
     sets = tuple(sets)
-    if isinstance(source, Mapping):
-        path, text, name = None, "", "config"
-        written = document.Document(_plain(source))
-    else:
-        path = Path(source)
-        text, name = read_text(path), path.name.split(".")[0] or path.name
-        written = document.read(text, str(source))
-    value, places = written.value, written.places
-    if not isinstance(value, dict):
-        what = "is empty" if value is None else "is no mapping"
-        raise ConfigError(f"{source}: {what}; a config has the sections features: and tasks:, and usually data: "
-                          "and model:")
-    found = written.faults + [fault for edit in sets for fault in _edit(value, edit, places)]
+    path = None if isinstance(source, Mapping) else Path(source)
+    text = "" if path is None else read_text(path)
+    name = "config" if path is None else path.name.split(".")[0] or path.name
+    value, places, found = _written(source, text, sets)
     from_here = path is None or nearest(places, ("data", "dir")).startswith(SET)
     folders = [*([path.parent.absolute()] if path and beside else []), Path.cwd()]
     settings, schema = _checked(value, places, found, Path.cwd() if from_here else path.parent, name,
                                 dict.fromkeys(folders) if allow_code else None)
     return Config(settings, schema, name=name, path=path, text=text, sets=sets, places=places, allow_code=allow_code)
+
+
+def edited(config: Config, sets: Iterable[str]) -> dict[str, Any]:
+    """What was written, with the edits that `config` was read with and these; nothing is filled in or checked."""
+    source = config.text and str(config.path) or plain(config.settings)
+    value, _, found = _written(source, config.text, (*config.sets, *sets))
+    if found:
+        raise ConfigError(*found)
+    return value
 
 
 def dump(config: Config) -> str:
@@ -128,6 +128,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _written(source: str | os.PathLike | Mapping[str, Any], text: str,
+             sets: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, str], list[str]]:
+    """What a file (of this text) or a mapping says once edited, where its keys stand, and faults so far."""
+    written = document.Document(_plain(source)) if isinstance(source, Mapping) else document.read(text, str(source))
+    value, places = written.value, written.places
+    if not isinstance(value, dict):
+        what = "is empty" if value is None else "is no mapping"
+        raise ConfigError(f"{source}: {what}; a config has the sections features: and tasks:, and usually data: "
+                          "and model:")
+    return value, places, written.faults + [fault for edit in sets for fault in _edit(value, edit, places)]
 
 
 def _split(path: str) -> Keys:

@@ -70,6 +70,14 @@ class Console:
                 self._line(f"{event['name']}: {event['folder']}")
             case "seed":
                 self._line(f"seed {event['seed']}: {event['folder']}")
+            case "trial":
+                value = "ended early" if event["value"] is None else f"{event['value']:.4f}"
+                value = f"failed ({event['note']})" if event["state"] == "FAIL" else value
+                best = "" if event["best"] is None else f" (best {event['best']:.4f})"
+                said = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}"
+                                 for k, v in event["params"].items())
+                self._line(f"{event['done']} of {event['of']}: trial {event['number']}: {event['metric']} {value}"
+                           f"{best}; {said}")
             case "continue":
                 from funnelrank.describe import describe_continued
                 for line in describe_continued(event):

@@ -56,7 +56,8 @@ model is AITM.""",
     "calibrate": """\
 What is done to probabilities after training, fitted on valid and shipped in the artefact. See
 [calibration.md](calibration.md).""",
-    "evaluate": "What is measured at the end, and how. See [metrics.md](metrics.md)."}
+    "evaluate": "What is measured at the end, and how. See [metrics.md](metrics.md).",
+    "tune": "What `funnelrank tune` tries. See [tune.md](tune.md)."}
 
 EXAMPLES = {
     "id": "item_id: id                                  # or {kind: id}, or {min_count: 10}\n"
@@ -132,6 +133,12 @@ SAID = {
     "Train.seed": "Decides the first weights, the order of rows and dropout.",
     "Train.threads": "Threads that torch computes with, and that read and encode rows.",
     "Train.device": "As torch names it, such as `cuda:0`.",
+    "Range.low": "The least.",
+    "Range.high": "The most.",
+    "Limits.rows": "Rows of a request, for `latency_ms`.",
+    "Tune.sampler": "`tpe`: where the best so far were, by a tree of Parzen estimators. `random`: anywhere.",
+    "Tune.limits": "See below.",
+    "Tune.seed": "Decides what is tried.",
     "Evaluate.batch_size": "Rows scored at a time; decides memory and speed, no number.",
     "model.relations": "Who learns from whom in `transfer`, as `{task: [tasks]}`. Default: each task from the one in "
                        "its `after`.",
@@ -327,7 +334,7 @@ def type_words(node: Mapping[str, Any]) -> str:
             if "prefixItems" in node:
                 return f"list of {len(node['prefixItems'])}: {type_words(node['prefixItems'][0])}"
             few = f", {node['minItems']} to {node['maxItems']} of them" if "maxItems" in node else ""
-            return f"list of {type_words(node['items'])}{few}"
+            return f"list of {type_words(node['items']) if node['items'] else 'values'}{few}"
         case "object":
             value = type_words(node["additionalProperties"]) if node.get("additionalProperties") else "anything"
             return f"mapping of names to {value}s" if value == "mapping" else f"mapping of names to {value}"

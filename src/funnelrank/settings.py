@@ -8,6 +8,7 @@
     train      the run
     calibrate  what is done to probabilities after training
     evaluate   the numbers at the end
+    tune       what a search tries
 
 These classes are the only definition of a setting; the JSON Schema, the reference page and every error are made
 from them. No torch here, so that `check` and `--help` answer at once.
@@ -966,6 +967,62 @@ class Calibrate(Section):
     """scenario: each scenario also gets a line of its own, as far as scenarios differ by more than chance."""
 
 
+# ---- tune
+
+class Range(Section):
+    """Numbers from `low` to `high`, both included; whole ones where both are written as whole numbers."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    """Try as many between .001 and .01 as between .01 and .1."""
+    step: Annotated[int | float, Field(gt=0)] | None = None
+    """Only `low`, `low` + step, and so on."""
+
+    @model_validator(mode="after")
+    def _order(self):
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0 and no step")
+        return self
+
+
+class Limits(Section):
+    """What a config may cost. One that costs more is not trained."""
+
+    parameters: int | None = Field(None, ge=1)
+    """The most numbers of a model, tables included."""
+    latency_ms: float | None = Field(None, gt=0)
+    """The longest that one thread may take to score `rows` encoded rows, median in milliseconds."""
+    rows: int = Field(100, ge=1)
+
+
+class Tune(Section):
+    """What `funnelrank tune` tries; `train` does not look at it."""
+
+    over: dict[str, Range | list[Any]] = {}
+    """Keys of this config, as `--set` writes them, with a range or a list of values each."""
+    trials: int = Field(40, ge=1)
+    """How many are tried in all."""
+    seconds: int | None = Field(None, ge=1)
+    """Begin none after so long."""
+    metric: str | None = None
+    """What is best, on valid. Default: `train.early_stopping.metric`."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    prune: bool = True
+    """End a trial whose evaluations stay below the median of those before it at the same place."""
+    limits: Limits = Limits()
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _values(self):
+        for key, values in self.over.items():
+            if isinstance(values, list) and len(values) < 2:
+                raise ValueError(f"over: '{key}' may be {len(values)} thing; a choice is between two or more")
+        return self
+
+
 # ---- all
 
 class Features(Section):
@@ -996,3 +1053,4 @@ class Settings(Section):
     train: Train = Train()
     calibrate: Calibrate = Calibrate()
     evaluate: Evaluate = Evaluate()
+    tune: Tune = Tune()

@@ -110,6 +110,57 @@ def importance_by_task(rows: Sequence[Mapping[str, Any]]) -> list[Picture]:
     return pictures
 
 
+def search_by_trial(trials: Sequence[Mapping[str, Any]], metric: str, way: int) -> list[Picture]:
+    """Values of trials in their order, and the best so far. way: +1 where higher is better."""
+    known = [(t["number"], t["value"]) for t in trials if t["value"] is not None]
+    if not known:
+        return []
+    x, y = np.array(known, float).T
+    best = way * np.maximum.accumulate(way * y)
+
+    def panel(ax: Any) -> None:
+        ax.plot(x, y, "o", color=COLOURS[0], ms=4, alpha=0.6)
+        ax.step(x, best, where="post", color=COLOURS[1], lw=1.6)
+        ax.set(xlabel="trial", ylabel=_short(metric))
+    return [Picture("Trials", _draw(panel))]
+
+
+def search_by_key(trials: Sequence[Mapping[str, Any]], metric: str) -> list[Picture]:
+    """A panel for each key: the metric by its value."""
+    done = [t for t in trials if t["value"] is not None]
+    pictures = []
+    for k, key in enumerate(dict.fromkeys(key for t in done for key in t["params"])):
+        mine = [(t["params"][key], t["value"]) for t in done if key in t["params"]]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v, _ in mine)
+        names = None if numbers else list(dict.fromkeys(str(v) for v, _ in mine))
+
+        def panel(ax: Any, mine=mine, names=names, k=k) -> None:
+            x = [v if names is None else names.index(str(v)) for v, _ in mine]
+            ax.plot(x, [y for _, y in mine], "o", color=_colour(k), ms=4, alpha=0.7)
+            if names is not None:
+                ax.set_xticks(range(len(names)), [_short(n) for n in names], rotation=20 if len(names) > 3 else 0)
+                ax.set_xlim(-0.5, len(names) - 0.5)
+            elif min(x) > 0 and max(x) > 20 * min(x):
+                ax.set_xscale("log")
+                ax.xaxis.set_major_formatter("{x:g}")
+            ax.set(ylabel=_short(metric))
+        pictures.append(Picture(key, _draw(panel, 2.4)))
+    return pictures
+
+
+def bars(shares: Mapping[str, float], label: str) -> list[Picture]:
+    """One bar a name, the largest first."""
+    if not shares:
+        return []
+
+    def panel(ax: Any) -> None:
+        ax.barh(range(len(shares)), list(shares.values()), color=COLOURS[0], height=0.6)
+        ax.set_yticks(range(len(shares)), [_short(n) for n in shares])
+        ax.set_ylim(len(shares) - 0.5, -0.5)
+        ax.set(xlabel=label)
+    return [Picture("Keys", _draw(panel, 0.9 + 0.27 * len(shares)))]
+
+
 # ---- panels
 
 def _costs(ax: Any, dots: Sequence[Mapping], colour: str, label: str) -> None:

@@ -133,10 +133,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide numbers."""
+    """The settings that decide a run's numbers."""
     free = {section for section, _ in FREE}
     return {section: {k: v for k, v in value.items() if (section, k) not in FREE} if section in free else value
-            for section, value in settings.items()}
+            for section, value in settings.items() if section != "tune"}
 
 
 def deciding_before(said: Any) -> Any:
