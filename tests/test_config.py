@@ -191,7 +191,7 @@ nonsense: 1
         "demo.yaml:18:15: train.optimiser.betas: found a list of 1; must be a list of 2 numbers of at least 0 and "
         "below 1",
         "demo.yaml:19:1: nonsense: unknown key; keys here are data, features, tasks, embedding, model, train, "
-        "calibrate, evaluate",
+        "calibrate, evaluate, tune",
         "--set train.seed: found -1; must be a whole number of at least 0 and below 9223372036854775808",
     ]
 
