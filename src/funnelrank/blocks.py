@@ -40,7 +40,7 @@ class Input(Section):
 class Block(Section):
     """What it reads, how that is put together, and one layer on it."""
 
-    inputs: str | list[str | Input] = Field(min_length=1)
+    inputs: str | Annotated[list[str | Input], Field(min_length=1)]
     """Blocks and groups of features by name, or `{of: name, form: ..., take: ...}`."""
     merge: Literal["concat", "list", "stack", "sum", "mean", "product"] = "concat"
     """Several inputs side by side; each for itself, for layers that take several; as entries of one stack; or added,

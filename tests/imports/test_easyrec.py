@@ -240,6 +240,11 @@ def test_sequences_beside_read_ones_are_pooled(folder):
         write([folder / "a.config"])
 
 
+def test_selection_of_features_stands_ahead_of_everything(folder):
+    said = settings_of(folder, config(MMOE + "variational_dropout { regularization_lambda: 0.64 }"))
+    assert said["model"]["prepare"] == [{"name": "variational_dropout", "price": 0.01}]      # of a batch of 64
+
+
 def test_optimiser_and_course_of_the_learning_rate(folder):
     said = settings_of(folder, config(MMOE))
     assert said["train"]["optimiser"] == {"name": "adam", "lr": 0.001, "l2": 1e-6}
@@ -315,6 +320,7 @@ def test_packages_that_are_given_something_share_their_weights(folder):
     (config(MMOE).replace("batch_size: 64", "batch_size: 'many'"), "batch_size: found 'many'; must be a whole number"),
     (config(MMOE).replace("batch_size: 64", "batch_size: 64 batch_size: 32"), "written twice, first on line"),
     (config(MMOE.replace('"user"', '"usr"', 1)), "no feature 'usr' is declared"),
+    (config(MMOE + 'feature_groups { group_name: "none" }'), "group 'none' has no features"),
     (config(ALL + 'model_class: "DSSM" dssm { }'), None),
 ])
 def test_what_is_no_config_is_told_with_its_line(folder, text, words):

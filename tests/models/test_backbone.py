@@ -247,6 +247,7 @@ A = MLP("all", 4)
 @pytest.mark.parametrize("said, sentence", [
     (drawn({"a": MLP("b", 4), "b": MLP("a", 4)}, "a"), r"blocks.a.inputs: reads what it gives \(a > b > a\)"),
     (drawn({"a": MLP("al", 4)}), r"no block and no group of features 'al'.*did you mean 'all'"),
+    (drawn({"a": {"inputs": []}}), r"blocks.a.inputs: found a list; must be a text or a list of at least 1"),
     (drawn({"a": A, "b": A}), r"outputs: missing, and 'a' and 'b' are read by no block"),
     (drawn({"a": A, "b": A}, "a"), r"blocks.b: nothing that comes out depends on this block"),
     (drawn({"a": A}, {"click": "a", "cart": "a"}), r"outputs: no block for 'buy'"),

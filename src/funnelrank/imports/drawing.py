@@ -92,6 +92,23 @@ class Drawing:
             inputs = [at]
         return at
 
+    def width(self, ref: Ref) -> int | None:
+        """How wide a block is, where its layer says so."""
+        layer = self.blocks.get(ref, {}).get("layer") if isinstance(ref, str) else None
+        if not isinstance(layer, dict):
+            return None
+        return layer["hidden"][-1] if layer["name"] in ("mlp", "ppnet") and layer["hidden"] else layer.get("width")
+
+    def of_one_width(self, wanted: str, refs: Sequence[Ref], width: int | None, line: int | None) -> list[Ref]:
+        """The same, each behind a linear layer where a width is asked for or where theirs differ."""
+        known = [self.width(ref) for ref in refs]
+        if width is None and len(set(known)) > 1 and known[0]:
+            width = known[0]
+        if width is None:
+            return list(refs)
+        return [self.add(f"{wanted}_of_{ref if isinstance(ref, str) else i}", [ref], {"name": "linear", "width": width},
+                         line=line) for i, ref in enumerate(refs)]
+
 
 def take(ref: str, entry: int) -> Ref:
     """One entry of a block's stack."""

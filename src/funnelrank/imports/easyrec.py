@@ -11,11 +11,12 @@ from typing import Any
 
 from funnelrank.expression import FUNCTIONS, Name, parse
 from funnelrank.imports import easyrec_models
-from funnelrank.imports.drawing import Mlp
+from funnelrank.imports.mlps import STARTS
 from funnelrank.imports.optimisers import optimisers, schedule
-from funnelrank.imports.ranking import STARTS, Ranking, activation
+from funnelrank.imports.ranking import Ranking
 from funnelrank.imports.source import Section, legal
 from funnelrank.imports.target import Target
+from funnelrank.imports.towers import metric
 
 TYPES = {"INT32": "int", "INT64": "int", "STRING": "text", "FLOAT": "float", "DOUBLE": "float", "BOOL": "int"}
 CSV = ("CSVInput", "CSVInputV2", "CSVInputEx")
@@ -395,45 +396,6 @@ def _groups(model: Section, ranking: Ranking) -> None:
             section.refused("negative_sampler", "negatives are sampled before training here; write them as rows")
 
 
-# ---- layers
-
-def dnn(section: Section, *, keras: bool = False, last_plain: bool = False) -> Mlp:
-    """A DNN, or an MLP of the newer kind with its final layer's own settings; with batch norm unless it says not to.
-
-    last_plain   the system itself leaves activation and norm out behind the last layer
-    """
-    hidden = tuple(section.wholes("hidden_units", to="hidden"))
-    if any(not 0 < h < 10**6 for h in hidden):
-        section.refused("hidden_units", "a layer has at least one unit, and fewer than a million")
-        hidden = tuple(h for h in hidden if 0 < h < 10**6)
-    n = len(hidden)
-    act = activation(section, "activation", "relu")
-    rates = section.numbers("dropout_ratio", to="dropout")
-    if any(not 0 <= r < 1 for r in rates):
-        section.refused("dropout_ratio", "a share of 0 to 1, and less than 1")
-        rates = []
-    rates = (rates + [0.0] * n)[:n]
-    norm = "batch" if section.flag("use_bn", True, to="norm") else None
-    acts, norms = [act] * n, [norm] * n
-    if keras:
-        section.ignored(STARTS, "initializer")
-        section.ignored("a bias before batch norm changes nothing, and ours have one" if norm else
-                        "layers have a bias here", "use_bias", "use_final_bias")
-        section.ignored("predictions are those of tasks", "add_to_outputs")
-        if section.flag("use_bn_after_activation"):
-            section.approximated("use_bn_after_activation", "batch norm stands before the activation")
-        if n:
-            norms[-1] = "batch" if section.flag("use_final_bn", True, to="norm of the last layer") else None
-            acts[-1] = activation(section, "final_activation", act if section.has("activation") else "relu")
-            if section.has("last_layer_no_activation") and section.flag("last_layer_no_activation"):
-                acts[-1] = "linear"
-            if section.has("last_layer_no_batch_norm") and section.flag("last_layer_no_batch_norm"):
-                norms[-1] = None
-    if last_plain and n:
-        acts[-1], norms[-1] = "linear", None
-    return Mlp(hidden, tuple(acts), tuple(rates), tuple(norms), section.line)
-
-
 # ---- the run
 
 def _train(source: Section, target: Target) -> None:
@@ -515,28 +477,3 @@ def _evaluation(source: Section, target: Target) -> None:
     section.ignored("all rows of valid are measured", "num_examples")
     section.ignored("it says how evaluation is run, not what is measured", "eval_interval_secs", "max_evals",
                     "save_graph", "visualization", "metrics_write_dir", "eval_online", "eval_export_path")
-
-
-def metric(section: Section, target: Target) -> None:
-    """What a run is measured by: every report has AUC and more; groups are named."""
-    for key in section.names():
-        inner = section.sections(key)
-        group = next((s.text(k) for s in inner for k in ("uid_field", "session_id_field", "session_name")
-                      if s.has(k)), None)
-        for s in inner:
-            s.ignored("AUC is exact, without thresholds", "num_thresholds", "thresholds")
-            s.ignored("GAUC is weighted by rows, and reported unweighted beside", "reduction")
-            s.ignored("positives and negatives are those of the label", "negative_sampler_size")
-        if key in ("auc", "AUC"):
-            section.carried(key, "in every report")
-        elif key in ("gauc", "session_auc", "grouped_auc"):
-            if group and "user" not in target["data"]:
-                target.put("data.user", group, section.line_of(key))
-                section.carried(key, "gauc of every report, by data.user")
-            elif group and group != target["data"].get("user"):
-                target["evaluate"].setdefault("gauc_by", []).append(group)
-                section.carried(key, "evaluate.gauc_by")
-        elif key in ("root_mean_squared_error", "mean_absolute_error", "mean_squared_error"):
-            section.carried(key, "rmse and mae of every regression's report")
-        else:
-            section.ignored("reports have metrics of their own; none is trained by it", key)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from funnelrank.imports import easyrec_blocks
 from funnelrank.imports.drawing import Mlp, Ref, fields, history, numbers, take
-from funnelrank.imports.ranking import Ranking, Tower, same
+from funnelrank.imports.mlps import dnn
+from funnelrank.imports.networks import (
+    attention,
+    draw_levels,
+    draw_towers,
+    experts_layer,
+    finish_towers,
+    level_keys,
+    same,
+    unit_of,
+    variational,
+    wide_side,
+)
+from funnelrank.imports.ranking import Ranking, Tower
 from funnelrank.imports.source import Section, legal
 from funnelrank.imports.towers import single_task, task
 
 LEVEL_NAMES = "a name for people"
-UNIT = (128, 64, 32)             # of EasyRec's attention over a sequence of a feature group
 
 
 def read(model: Section, ranking: Ranking, labels: list[str]) -> None:
@@ -32,7 +43,7 @@ def read(model: Section, ranking: Ranking, labels: list[str]) -> None:
     if model.has("kd"):
         model.refused("kd", "a teacher's predictions are not learnt from; remove kd")
     if model.has("variational_dropout"):
-        _variational(model, ranking)
+        variational(model, ranking)
     model.ignored("a vocabulary is fitted on train", "ev_params")
     model.ignored("weights of another system are not read", "restore_filters")
     _attentions(model, ranking)
@@ -54,11 +65,6 @@ def _l2(section: Section, ranking: Ranking, default: float = 1e-4) -> None:
     if l2:
         ranking.target["train"].setdefault("optimiser", {})
         ranking.target.put("train.optimiser.l2", l2, section.line_of("l2_regularization"))
-
-
-def _variational(model: Section, ranking: Ranking) -> None:
-    model.refused("variational_dropout", "features are not selected by dropout; `funnelrank doctor` finds those that "
-                                         "say nothing")
 
 
 def _attentions(model: Section, ranking: Ranking) -> None:
@@ -93,27 +99,10 @@ def _attentions(model: Section, ranking: Ranking) -> None:
             if section.has("seq_dnn"):
                 section.refused("seq_dnn", "the tower that reads the group says its attention's layers")
             continue
-        unit, target = _unit(section, "seq_dnn"), section.flag("need_key_feature", True, to="target of its blocks")
+        unit, target = unit_of(section, "seq_dnn"), section.flag("need_key_feature", True, to="target of its blocks")
         for sequence in pairs[id(section)]:
             ranking.beside.setdefault(group, []).append(
                 attention(ranking, f"{sequence}_attention", sequence, unit, target, section.line))
-
-
-def _unit(section: Section, key: str) -> Sequence[int]:
-    """Hidden layers of an activation unit."""
-    from funnelrank.imports.easyrec import dnn
-    if not section.has(key):
-        return UNIT
-    mlp = dnn(section.section(key))
-    section.approximated(key, "Dice stands between the attention's layers")
-    section.section(key).approximated("activation", "Dice")
-    return mlp.hidden[:-1] or (36,)
-
-
-def attention(ranking: Ranking, wanted: str, sequence: str, hidden: Sequence[int], target: bool, line: int) -> str:
-    layer = {"name": "target_attention", "hidden": list(hidden), "softmax": True}
-    layer |= {"target": True} if target else {}
-    return ranking.drawing.add(wanted, [history(sequence)], layer, line=line)
 
 
 # ---- models of one task
@@ -136,7 +125,6 @@ def _rank_model(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _deepfm(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("deepfm"), ranking.drawing
     _l2(section, ranking)
     single_task(model, ranking, labels)
@@ -159,25 +147,6 @@ def _deepfm(model: Section, ranking: Ranking, labels: list[str]) -> None:
     ranking.finish(outputs=out, **side)
 
 
-def wide_side(model: Section, section: Section, ranking: Ranking, final: bool,
-              key: str = "wide_output_dim") -> dict[str, Any]:
-    """A weight per id, added to the logit: `side: [lr]`, for a group of its own or not."""
-    if "wide" not in ranking.groups:
-        return {}
-    wide = ranking.groups["wide"]
-    others = {f for g, members in ranking.groups.items() if g != "wide" for f in members}
-    if final:
-        section.approximated(key, "each value has one weight, which is added to the logit (side: lr) instead "
-                                                "of being read by final_dnn")
-    alone = [f for f in wide if f not in others]
-    if set(wide) != others or alone:
-        model.approximated("feature_groups", "side: lr has a weight for every value of every feature, in the wide "
-                                             "group or not")
-    if "wide" not in ranking.used:
-        ranking.used.append("wide")
-    return {"side": ["lr"]}
-
-
 def _pairs(ranking: Ranking, group: str, section: Section) -> Ref:
     return fields(ranking.refer(group))
 
@@ -198,7 +167,6 @@ def _fm(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _wide_and_deep(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("wide_and_deep"), ranking.drawing
     _l2(section, ranking)
     single_task(model, ranking, labels)
@@ -212,7 +180,6 @@ def _wide_and_deep(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _dcn(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("dcn"), ranking.drawing
     _l2(section, ranking)
     single_task(model, ranking, labels)
@@ -255,7 +222,6 @@ def _number_vectors(ranking: Ranking, group: str) -> list[Ref]:
 
 
 def _dlrm(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("dlrm"), ranking.drawing
     _l2(section, ranking)
     single_task(model, ranking, labels)
@@ -276,7 +242,6 @@ def _dlrm(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _multi_tower(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("multi_tower"), ranking.drawing
     _l2(section, ranking)
     single_task(model, ranking, labels)
@@ -299,7 +264,7 @@ def _multi_tower(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _din(ranking: Ranking, tower: Section, sequence: str) -> str:
-    hidden = _unit(tower, "dnn")
+    hidden = unit_of(tower, "dnn")
     return attention(ranking, f"{sequence}_attention", sequence, hidden, True, tower.line)
 
 
@@ -325,54 +290,6 @@ def _towers(section: Section, ranking: Ranking, labels: list[str]) -> list[Tower
     return towers
 
 
-def draw_towers(ranking: Ranking, towers: Sequence[Tower], inputs: Callable[[int], list[Ref]]) -> dict[str, str]:
-    """A block for each task's tower, its relations to others behind it; {task: block}."""
-    draw, top, related = ranking.drawing, {}, {}
-    for i, tower in enumerate(towers):
-        refs = inputs(i)
-        if tower.mlp.hidden or len(refs) > 1 or not isinstance(refs[0], str):
-            top[tower.task] = draw.mlp(f"{tower.task}_tower", refs, tower.mlp, tower.line)
-        else:
-            top[tower.task] = refs[0]
-    waiting = list(towers)
-    while waiting:
-        ready = [t for t in waiting if all(p in related for p in t.parents)]
-        if not ready:
-            break                                                # `task` has told of parents that there are not
-        for t in ready:
-            parents = [related[p] for p in t.parents]
-            if t.ait and parents:
-                related[t.task] = draw_ait(ranking, f"{t.task}_ait", top[t.task], parents, t)
-            elif t.relation.hidden or parents:
-                related[t.task] = draw.mlp(f"{t.task}_relation", [top[t.task], *parents], t.relation, t.line)
-            else:
-                related[t.task] = top[t.task]
-            waiting.remove(t)
-    return {t.task: related.get(t.task, top[t.task]) for t in towers}
-
-
-def draw_ait(ranking: Ranking, wanted: str, own: str, parents: Sequence[str], tower: Tower) -> str:
-    """The transfer of towers by `use_ait_module`: all brought to one width first where that is asked for."""
-    draw = ranking.drawing
-    if tower.project:
-        own, *parents = [draw.add(f"{wanted}_of_{p}", [p], {"name": "linear", "width": tower.project}, line=tower.line)
-                         for p in (own, *parents)]
-    return draw.add(wanted, [*parents, own], {"name": "ait"}, merge="list", line=tower.line)
-
-
-def finish_towers(ranking: Ranking, outputs: dict[str, str], **keys: Any) -> None:
-    """One block for all, or one for each task."""
-    blocks = set(outputs.values())
-    alone = next(iter(blocks)) if len(blocks) == 1 else None
-    if alone is not None and alone not in ranking.drawing.blocks:
-        alone = ranking.drawing.add("features", [alone])
-    elif alone is None:
-        for t, block in outputs.items():
-            if block not in ranking.drawing.blocks:
-                outputs[t] = ranking.drawing.add(f"{t}_features", [block])
-    ranking.finish(outputs=alone or outputs, **keys)
-
-
 def _recipe(ranking: Ranking, model: Section, towers: Sequence[Tower], group: str = "all") -> bool:
     """Whether everything is read by one part, so that a recipe's parts can stand for blocks."""
     return not (model.has("backbone") or ranking.attended or ranking.beside or any(t.parents for t in towers))
@@ -389,7 +306,6 @@ def _simple(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _mmoe(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section = model.section("mmoe")
     _l2(section, ranking)
     towers = _towers(section, ranking, labels)
@@ -413,19 +329,7 @@ def _mmoe(model: Section, ranking: Ranking, labels: list[str]) -> None:
     return finish_towers(ranking, draw_towers(ranking, towers, lambda i: [take(experts, i)]))
 
 
-def experts_layer(section: Section, gates: int, count: int, expert: Mlp) -> dict[str, Any]:
-    """The layer `mmoe`, whose experts have one activation, dropout and norm for all their layers."""
-    keys = expert.keys
-    if keys is None:
-        section.approximated("expert_dnn" if section.has("expert_dnn") else "expert_mlp",
-                             "all its layers have the first one's activation, dropout and norm")
-        keys = Mlp(expert.hidden, expert.activation[:1] * len(expert.hidden), expert.dropout[:1] * len(expert.hidden),
-                   expert.norm[:1] * len(expert.hidden)).keys
-    return {"name": "mmoe", "gates": gates, "experts": count, **(keys or {})}
-
-
 def _ple(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("ple"), ranking.drawing
     _l2(section, ranking)
     towers = _towers(section, ranking, labels)
@@ -444,27 +348,7 @@ def _ple(model: Section, ranking: Ranking, labels: list[str]) -> None:
     return finish_towers(ranking, draw_towers(ranking, towers, draw_levels(draw, refs, levels, len(towers))))
 
 
-def draw_levels(draw: Any, refs: list[Ref], levels: list[dict[str, Any]], tasks: int) -> Callable[[int], list[Ref]]:
-    for j, keys in enumerate(levels):
-        layer = {"name": "ple", "tasks": tasks, **keys, **({"last": True} if j == len(levels) - 1 else {})}
-        refs = [draw.add(f"level_{j + 1}", refs, layer)]
-    return lambda i: [take(refs[0], i)]
-
-
-def level_keys(network: Section, own: Mlp, shared: Mlp, n_own: int, n_shared: int) -> dict[str, Any]:
-    if shared.hidden and n_shared and (shared.hidden, shared.activation, shared.norm) != (
-            own.hidden, own.activation, own.norm):
-        network.approximated("share_expert_net", "shared experts have the layers of the tasks' own")
-    keys = own.keys
-    if keys is None:
-        network.approximated("task_expert_net", "all its layers have the first one's activation, dropout and norm")
-        n = len(own.hidden)
-        keys = Mlp(own.hidden, own.activation[:1] * n, own.dropout[:1] * n, own.norm[:1] * n).keys or {}
-    return {"own": n_own, "shared": n_shared, **keys}
-
-
 def _esmm(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("esmm"), ranking.drawing
     _l2(section, ranking)
     section.refused("losses", "the loss is that of the funnel")
@@ -487,7 +371,6 @@ def _esmm(model: Section, ranking: Ranking, labels: list[str]) -> None:
 
 
 def _dbmtl(model: Section, ranking: Ranking, labels: list[str]) -> None:
-    from funnelrank.imports.easyrec import dnn
     section, draw = model.section("dbmtl"), ranking.drawing
     _l2(section, ranking)
     towers = _towers(section, ranking, labels)

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from funnelrank import config, document
 from funnelrank.errors import ConfigError, did_you_mean, listing
-from funnelrank.imports.ranking import ACTIVATION
+from funnelrank.imports.fuxictr_models import MODELS
+from funnelrank.imports.mlps import ACTIVATION
+from funnelrank.imports.overlaid import Overlaid, holds
 from funnelrank.imports.source import Section, legal, of_mapping
 from funnelrank.imports.target import Target
 
@@ -59,7 +61,7 @@ def read(sources: Sequence[Section], target: Target, experiment: str | None) -> 
     if experiment is None and len(names) == 1:
         experiment = names[0]
     if experiment not in names:
-        where = sources[-1].file
+        where = f"{sources[-1].file}:1"
         if not names:
             raise ConfigError(f"{where}: no experiment says which `model` it is of; name model_config.yaml, too")
         if experiment is None:
@@ -73,10 +75,10 @@ def read(sources: Sequence[Section], target: Target, experiment: str | None) -> 
             source.ignored("another experiment", e.key)
         else:
             source.carried(e.key)
-    said = _Said(own, base)
+    said = Overlaid(own, base)
     wanted = said.text("dataset_id", to="data") or ""
     dataset = _dataset(sources, wanted, own)
-    made = _Import(said, dataset, target)
+    made = Import(said, dataset, target)
     made.data()
     made.run()
     made.model()
@@ -102,69 +104,8 @@ def _dataset(sources: Sequence[Section], wanted: str, own: Section) -> Section:
 
 
 @dataclass
-class _Said:
-    """An experiment over Base: what it says itself counts."""
-
-    own: Section
-    base: Section
-
-    def of(self, key: str) -> Section:
-        if self.own.has(key):
-            self.base.ignored("the experiment says it", key)
-            return self.own
-        return self.base
-
-    def has(self, key: str) -> bool:
-        return bool(self._entries(key))
-
-    def _entries(self, key: str) -> list[Any]:
-        section = self.own if self.own.has(key) else self.base
-        found = [e for e in section.entries if e.key == key]
-        for e in found:
-            if e.value is None or e.value == []:
-                e.judge("carried", "nothing")
-        return [e for e in found if e.value is not None and e.value != []]
-
-    def text(self, key: str, default: str | None = None, to: str = "") -> str | None:
-        return self.of(key).text(key, default, to) if self._entries(key) else default
-
-    def whole(self, key: str, default: int | None = None, to: str = "") -> int | None:
-        return self.of(key).whole(key, default, to) if self._entries(key) else default
-
-    def number(self, key: str, default: float | None = None, to: str = "") -> float | None:
-        return self.of(key).number(key, default, to) if self._entries(key) else default
-
-    def flag(self, key: str, default: bool = False, to: str = "") -> bool:
-        return self.of(key).flag(key, default, to) if self._entries(key) else default
-
-    def scalars(self, key: str, to: str = "") -> list[Any]:
-        return self.of(key).scalars(key, to) if self._entries(key) else []
-
-    def wholes(self, key: str, default: Sequence[int] = (), to: str = "") -> list[int]:
-        entries = self._entries(key)
-        if not entries and any(e.key == key and e.value == [] for e in self.of(key).entries):
-            return []
-        found = self.of(key).wholes(key, to) if entries else list(default)
-        return [w for w in found if 0 < w < 10**6]
-
-    def approximated(self, key: str, how: str) -> None:
-        if self._entries(key):
-            self.of(key).approximated(key, how)
-
-    def refused(self, key: str, why: str) -> None:
-        self.of(key).refused(key, why)
-
-    def ignored(self, why: str, *keys: str) -> None:
-        for section in (self.own, self.base):
-            section.ignored(why, *keys)
-
-    def line(self, key: str) -> int:
-        return self.of(key).line_of(key)
-
-
-@dataclass
-class _Import:
-    said: _Said
+class Import:
+    said: Overlaid
     dataset: Section
     target: Target
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -231,13 +172,13 @@ class _Import:
     def _numeric(self, section: Section, own: str) -> dict[str, Any]:
         self.numeric.append(own)
         plain: dict[str, Any] = {"kind": "number", "log": False, "scale": "none", "clip": None, "indicator": False}
-        normal = section.text("normalizer") if _holds(section, "normalizer") else None
+        normal = section.text("normalizer") if holds(section, "normalizer") else None
         if normal in ("StandardScaler", "MinMaxScaler"):
             plain["scale"] = "standard" if normal == "StandardScaler" else "minmax"
             section.carried("normalizer", "features.*.scale, fitted on train")
         elif normal:
             section.refused("normalizer", f"there is no {normal}; StandardScaler and MinMaxScaler are there")
-        default = section.number("fill_na", 0.0, to="features.*.default") if _holds(section, "fill_na") else 0.0
+        default = section.number("fill_na", 0.0, to="features.*.default") if holds(section, "fill_na") else 0.0
         section.ignored("numbers have no ids", "min_categr_count", "vocab_size", "embedding_dim")
         return {**plain, "default": default}
 
@@ -271,7 +212,7 @@ class _Import:
             shared = legal(section.text("share_embedding", to="features.*.space"))
             said = {"space": shared}
             self.target["embedding"].get("spaces", {}).pop(own, None)
-        fill = section.scalars("fill_na", to="features.*.default") if _holds(section, "fill_na") else []
+        fill = section.scalars("fill_na", to="features.*.default") if holds(section, "fill_na") else []
         if fill and fill != [""]:
             said["default"] = fill[0] if isinstance(fill[0], int) else str(fill[0])
         section.ignored("an empty cell has no value", "fill_na") if "default" not in said else None
@@ -498,196 +439,3 @@ class _Import:
             o.get("kind", "id") == "id" and o.get("space", m) == f.get("space", n) for m, o in self.features.items())]
         if others:
             self.said.approximated("din_sequence_field", f"{', '.join(others)}: read against the row's own id, too")
-
-
-def _holds(section: Section, key: str) -> bool:
-    """Whether a key says something; null says nothing."""
-    found = [e for e in section.entries if e.key == key]
-    for e in found:
-        if e.value is None:
-            e.judge("carried", "nothing")
-    return any(e.value is not None for e in found)
-
-
-# ---- models, by FuxiCTR's names
-
-def _plain(name: str, units: str | None = None) -> Callable[[_Import, _Said], dict[str, Any]]:
-    def make(made: _Import, said: _Said) -> dict[str, Any]:
-        return {"name": name, **({"represent": made.mlp(units)} if units else {})}
-    return make
-
-
-def _wide_deep(made: _Import, said: _Said) -> dict[str, Any]:
-    return {"name": "single_task", "represent": made.mlp("hidden_units"), "side": ["lr"]}
-
-
-def _afm(made: _Import, said: _Said) -> dict[str, Any]:
-    rates = [r for r in said.scalars("attention_dropout", to="dropout") if isinstance(r, int | float) and 0 < r < 1]
-    if not said.flag("use_attention", True):
-        said.approximated("use_attention", "pairs are weighed by attention")
-    width = said.whole("attention_dim", 10, to="attention") or 10
-    return {"name": "afm", "represent": {"attention": width, **({"dropout": rates[0]} if rates else {})}}
-
-
-def _pnn(made: _Import, said: _Said) -> dict[str, Any]:
-    product = said.text("product_type", "inner", to="product")
-    if product not in ("inner", "outer", "both"):
-        said.refused("product_type", f"there is no '{product}'; inner, outer and both are there")
-        product = "inner"
-    return {"name": "pnn", "represent": {"product": product, **made.mlp("hidden_units")}}
-
-
-def _autoint(made: _Import, said: _Said) -> dict[str, Any]:
-    heads, width = said.whole("num_heads", 1, to="heads") or 1, said.whole("attention_dim", 8, to="width") or 8
-    layers = said.whole("attention_layers", 1, to="layers") or 1
-    deep = made.mlp("dnn_hidden_units", default=())
-    for key, how in (("layer_norm", "layers have no norm"), ("use_scale", "scores are not divided"),
-                     ("use_wide", "left out; side: lr would be it")):
-        if said.flag(key):
-            said.approximated(key, how)
-    per_head = max(1, width // heads)
-    if heads > 1:
-        said.approximated("attention_dim", f"width: {per_head} a head")
-    residual = said.flag("use_residual", True, to="residual")
-    return {"name": "autoint", "represent": {
-        "layers": layers, "heads": heads, "width": per_head, **({} if residual else {"residual": False}),
-        **({"deep": deep["hidden"]} if deep["hidden"] else {}),
-        **{k: deep[k] for k in ("activation", "dropout") if k in deep}}}
-
-
-def _dcn(made: _Import, said: _Said) -> dict[str, Any]:
-    layers = said.whole("num_cross_layers", said.whole("crossing_layers", 3, to="layers"), to="layers") or 1
-    deep = made.mlp("dnn_hidden_units", default=())
-    blocks: dict[str, Any] = {"cross": {"inputs": "all", "layer": {"name": "cross", "layers": layers}}}
-    if deep["hidden"]:
-        blocks["deep"] = {"inputs": "all", "layer": {"name": "mlp", **deep}}
-        blocks["both"] = {"inputs": ["cross", "deep"]}
-    return {"name": "backbone", "represent": {"blocks": blocks}}
-
-
-def _dcn_v2(made: _Import, said: _Said) -> dict[str, Any]:
-    structure = said.text("model_structure", "parallel", to="structure") or "parallel"
-    layers = said.whole("num_cross_layers", 3, to="layers") or 1
-    low = said.flag("use_low_rank_mixture", to="rank, experts")
-    rank, experts = said.whole("low_rank", 32, to="rank") or 32, said.whole("num_experts", 4, to="experts") or 1
-    if not low:
-        said.ignored("cross layers are of full rank", "low_rank", "num_experts")
-    stacked, beside = made.mlp("stacked_dnn_hidden_units"), made.mlp("parallel_dnn_hidden_units")
-    deep = stacked if structure == "stacked" else {**beside, "hidden": []} if structure == "crossnet_only" else beside
-    if structure == "stacked_parallel":
-        said.approximated("model_structure", "parallel: one MLP beside the cross layers")
-    unread = {"stacked": ("parallel_dnn_hidden_units",), "parallel": ("stacked_dnn_hidden_units",)}.get(
-        structure, ("stacked_dnn_hidden_units", "parallel_dnn_hidden_units") if structure == "crossnet_only" else ())
-    said.ignored("the structure has no such MLP", *unread)
-    return {"name": "dcn_v2", "represent": {
-        "layers": layers, **({"rank": rank, **({"experts": experts} if experts > 1 else {})} if low else {}),
-        "structure": "stacked" if structure == "stacked" else "parallel", **deep}}
-
-
-def _din(made: _Import, said: _Said) -> dict[str, Any]:
-    unit = said.wholes("attention_hidden_units", (64,), to="prepare.hidden")
-    acts = [str(a).lower() for a in said.scalars("attention_hidden_activations", to="Dice")]
-    if any(a != "dice" for a in acts):
-        said.approximated("attention_hidden_activations", "Dice stands between the attention's layers")
-    if said.scalars("attention_output_activation"):
-        said.approximated("attention_output_activation", "weights are as they are")
-    if said.number("attention_dropout", 0.0):
-        said.approximated("attention_dropout", "none")
-    softmax = said.flag("din_use_softmax", to="prepare.softmax")
-    return {"name": "din", "prepare": [{"name": "din", "hidden": unit, **({"softmax": True} if softmax else {})}],
-            "represent": {"activation": "relu", **made.mlp("dnn_hidden_units")}}
-
-
-def _ppnet(made: _Import, said: _Said) -> dict[str, Any]:
-    priors = made.fields_of("gate_priors")
-    known = [p for p in priors if p in made.features]
-    if not known:
-        said.refused("gate_priors", "none of them is a feature; name features that open the gates")
-        known = list(made.features)[:1]
-    made.target["embedding"].setdefault("groups", {})["priors"] = known
-    said.approximated("gate_emb_dim", "priors have the vectors that they have elsewhere")
-    keys = made.mlp("hidden_units")
-    if keys.pop("norm", None):
-        said.approximated("batch_norm", "gated layers have no batch norm")
-    gate = said.whole("gate_hidden_dim", 64, to="gate") or 64
-    return {"name": "pepnet", "prepare": [], "represent": "flat",
-            "predict": {"name": "ppnet", "groups": ["priors"], "gate": gate, "position": "output", **keys}}
-
-
-def _apg(made: _Import, said: _Said) -> dict[str, Any]:
-    mode = said.text("condition_mode", "self-wise", to="groups") or "self-wise"
-    conditions = [f for f in made.fields_of("condition_features") if f in made.features]
-    groups: list[str] = []
-    if mode != "self-wise" and conditions:
-        made.target["embedding"].setdefault("groups", {})["condition"] = conditions
-        groups = ["condition"]
-    rank, middle = said.scalars("rank_k", to="rank"), said.scalars("overparam_p", to="middle")
-    keys = made.mlp("hidden_units")
-    if keys.pop("norm", None):
-        said.approximated("batch_norm", "generated layers have no batch norm")
-    number = lambda found, usual: next((int(v) for v in found if isinstance(v, int) and v > 0), usual)
-    if len(set(map(str, rank))) > 1 or len(set(map(str, middle))) > 1:
-        said.approximated("rank_k", "all layers have the first one's")
-    k, p = number(rank, 8), number(middle, None)
-    generator: list[int] = []
-    if said.has("hypernet_config") and isinstance(said.of("hypernet_config").entries, list):
-        inner = said.of("hypernet_config").section("hypernet_config")
-        generator = [w for w in inner.wholes("hidden_units", "generator") if 0 < w < 10**6] if _holds(
-            inner, "hidden_units") else []
-        for key in inner.names():
-            if key != "hidden_units":
-                inner.approximated(key, "the generator is an MLP with relu, without a norm")
-    said.approximated("generate_bias", "a layer's bias is not generated")
-    said.approximated("new_condition_emb", "conditions have the vectors that they have elsewhere")
-    return {"name": "apg", "represent": {"groups": groups, "rank": k, "middle": max(p, k) if p else None,
-                                         **({"generator": generator} if generator else {}), **keys}}
-
-
-def _gates(said: _Said) -> None:
-    if said.wholes("gate_hidden_units"):
-        said.approximated("gate_hidden_units", "a gate is one linear layer, as in the paper")
-
-
-def _towers(made: _Import) -> dict[str, Any]:
-    return made.mlp("tower_hidden_units", default=(64,))
-
-
-def _shared_bottom(made: _Import, said: _Said) -> dict[str, Any]:
-    return {"name": "shared_bottom", "represent": made.mlp("bottom_hidden_units"), "predict": _towers(made)}
-
-
-def _mmoe(made: _Import, said: _Said) -> dict[str, Any]:
-    _gates(said)
-    return {"name": "mmoe", "represent": {"experts": said.whole("num_experts", 8, to="experts") or 8,
-                                          **made.mlp("expert_hidden_units", default=(512, 256, 128))},
-            "predict": _towers(made)}
-
-
-def _ple(made: _Import, said: _Said) -> dict[str, Any]:
-    _gates(said)
-    return {"name": "ple", "represent": {
-        "levels": said.whole("num_layers", 1, to="levels") or 1,
-        "own": said.whole("num_specific_experts", 1, to="own") or 1,
-        "shared": said.whole("num_shared_experts", 1, to="shared") or 0,
-        **made.mlp("expert_hidden_units", default=(512, 256, 128))}, "predict": _towers(made)}
-
-
-def _aitm(made: _Import, said: _Said) -> dict[str, Any]:
-    tasks = list(made.target["tasks"])
-    if len(tasks) < 2:
-        said.refused("model", "AITM is of several steps; label_col names one")
-    for before, after in zip(tasks, tasks[1:]):
-        made.target["tasks"][after]["after"] = before
-    said.approximated("model", "steps come after one another as label_col lists them")
-    made.target.put("data.contradictions", "keep")
-    hidden = [w for key in ("bottom_hidden_units", "tower_hidden_units") for w in said.wholes(key, (64,), to="hidden")]
-    said.approximated("bottom_hidden_units", "each task has a bottom of its own, as in the paper")
-    return {"name": "aitm", "represent": {**made.mlp("bottom_hidden_units"), "hidden": hidden}}
-
-
-MODELS: dict[str, Callable[[_Import, _Said], dict[str, Any]]] = {
-    "LR": _plain("lr"), "FM": _plain("fm"), "DNN": _plain("dnn", "hidden_units"),
-    "DeepFM": _plain("deepfm", "hidden_units"), "WideDeep": _wide_deep, "NFM": _plain("nfm", "hidden_units"),
-    "AFM": _afm, "PNN": _pnn, "AutoInt": _autoint, "DCN": _dcn, "DCNv2": _dcn_v2, "DIN": _din, "PPNet": _ppnet,
-    "APG": _apg, "ShareBottom": _shared_bottom, "MMoE": _mmoe, "PLE": _ple, "AITM": _aitm,
-}

@@ -11,11 +11,6 @@ from funnelrank.imports.drawing import Drawing, Mlp, Ref, history
 from funnelrank.imports.source import Entry, Section, legal
 from funnelrank.imports.target import Target
 
-ACTIVATION = {"relu": "relu", "gelu": "gelu", "silu": "silu", "swish": "silu", "tanh": "tanh", "sigmoid": "sigmoid",
-              "leaky_relu": "leaky_relu", "leakyrelu": "leaky_relu", "dice": "dice", "linear": "linear",
-              "identity": "linear", "none": "linear", "": "linear"}
-STARTS = "where weights start differs from run to run anyway; ours start as their layers say"
-
 
 @dataclass
 class Tower:
@@ -105,6 +100,9 @@ class Ranking:
             if f not in self.features:
                 section.faults.append(f"{section.file}:{section.line_of('feature_names')}: "
                                       f"{section.path}.feature_names: no feature '{f}' is declared")
+        if not known and not any(section.has(k) for k in ("sequence_features", "sequence_groups")):
+            section.faults.append(f"{section.file}:{section.line}: {section.path}: group '{name}' has no features; "
+                                  "name some, or remove it")
         self.groups[name] = [f for f in known if f in self.features]
         self.group_sections[name] = section
         wanted = own = legal(name)
@@ -230,22 +228,3 @@ def _all(section: Section, verdict: str, said: str) -> None:
     for entry in section.entries:
         if entry.verdict != "refused":
             Entry.judge(entry, verdict, said)
-
-
-def activation(section: Section, key: str, default: str) -> str:
-    """One of our activations for the name that a source gives one."""
-    said = section.text(key, default)
-    name = said.lower().removeprefix("tf.nn.").removeprefix("tf.keras.activations.").removeprefix("nn.")
-    if name in ACTIVATION:
-        return ACTIVATION[name]
-    if name in ("prelu", "elu", "selu"):
-        section.approximated(key, f"leaky_relu stands for {said}, which we have not")
-        return "leaky_relu"
-    section.refused(key, f"there is no activation '{said}'; write relu, gelu, silu, tanh or dice")
-    return "relu"
-
-
-def same(towers: Sequence[Tower]) -> dict[str, Any] | None:
-    """Keys of the part `towers` where all have the same layers; None where they differ."""
-    keys = [t.mlp.keys for t in towers]
-    return keys[0] if keys and all(k is not None and k == keys[0] for k in keys) else None

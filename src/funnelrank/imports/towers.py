@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from funnelrank.imports.drawing import Mlp
+from funnelrank.imports.mlps import dnn
 from funnelrank.imports.ranking import Ranking, Tower
 from funnelrank.imports.source import Section, legal
+from funnelrank.imports.target import Target
 
 PAIRS = ("PAIR_WISE_LOSS", "PAIRWISE_LOGISTIC_LOSS", "PAIRWISE_FOCAL_LOSS", "PAIRWISE_HINGE_LOSS")
 CROSS_ENTROPY = ("CLASSIFICATION", "CROSS_ENTROPY_LOSS", "F1_REWEIGHTED_LOSS", "BINARY_CROSS_ENTROPY_LOSS")
@@ -14,7 +16,6 @@ CROSS_ENTROPY = ("CLASSIFICATION", "CROSS_ENTROPY_LOSS", "F1_REWEIGHTED_LOSS", "
 
 def task(section: Section, ranking: Ranking, labels: list[str], position: int) -> Tower:
     """Writes the task of an EasyRec tower and returns what its network is."""
-    from funnelrank.imports.easyrec import dnn, metric
     said = section.text("tower_name", f"task_{position + 1}", to="tasks, by name")
     name = legal(said)
     if name != said:
@@ -220,3 +221,28 @@ def _calibrator(inner: Section, ranking: Ranking, name: str, made: dict[str, Any
     if model.setdefault("calibrator", weight) != weight:
         inner.approximated("weight", f"the calibrator has one weight, {model['calibrator']}")
     ranking.target.put("data.contradictions", "keep", inner.line)
+
+
+def metric(section: Section, target: Target) -> None:
+    """What a run is measured by: every report has AUC and more; groups are named."""
+    for key in section.names():
+        inner = section.sections(key)
+        group = next((s.text(k) for s in inner for k in ("uid_field", "session_id_field", "session_name")
+                      if s.has(k)), None)
+        for s in inner:
+            s.ignored("AUC is exact, without thresholds", "num_thresholds", "thresholds")
+            s.ignored("GAUC is weighted by rows, and reported unweighted beside", "reduction")
+            s.ignored("positives and negatives are those of the label", "negative_sampler_size")
+        if key in ("auc", "AUC"):
+            section.carried(key, "in every report")
+        elif key in ("gauc", "session_auc", "grouped_auc"):
+            if group and "user" not in target["data"]:
+                target.put("data.user", group, section.line_of(key))
+                section.carried(key, "gauc of every report, by data.user")
+            elif group and group != target["data"].get("user"):
+                target["evaluate"].setdefault("gauc_by", []).append(group)
+                section.carried(key, "evaluate.gauc_by")
+        elif key in ("root_mean_squared_error", "mean_absolute_error", "mean_squared_error"):
+            section.carried(key, "rmse and mae of every regression's report")
+        else:
+            section.ignored("reports have metrics of their own; none is trained by it", key)
