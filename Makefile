@@ -1,6 +1,7 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
 # make test-peers  our layers and models beside torch-rechub's and FuxiCTR's, under the same weights, in .bench-env
+# make test-distributed  several processes train as one does: sharded tables on torchrec, in .distributed-env
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
 # make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour
@@ -17,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test test-peers chaos chaos-serve grid costs fuzz lint install bench bench-quick contest
+.PHONY: run test test-peers test-distributed chaos chaos-serve grid costs fuzz lint install bench bench-quick contest
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -28,6 +29,9 @@ test: $(INSTALLED)
 
 test-peers: .bench-env/tests
 	.bench-env/bin/python -m pytest -o addopts="" -q -rs tests/peers
+
+test-distributed: .distributed-env/installed
+	.distributed-env/bin/python -m pytest -o addopts="" -q -rs tests/ranks
 
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
@@ -74,3 +78,9 @@ $(PEERS): benchmarks/peers/requirements.txt constraints.txt
 .bench-env/tests: $(PEERS) pyproject.toml
 	.bench-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest hypothesis -e .
 	touch .bench-env/tests
+
+.distributed-env/installed: requirements-distributed.txt constraints.txt pyproject.toml
+	test -x .distributed-env/bin/python || $(PYTHON) -m venv .distributed-env
+	.distributed-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest hypothesis -e .
+	.distributed-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-distributed.txt
+	touch .distributed-env/installed

@@ -63,9 +63,9 @@ def pick(rows: Batch, keep: list[int]) -> Batch:
             values.append(v[o[b]:o[b + 1]])
             lengths.append(len(values[-1]))
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    return replace(rows, ids=rows.ids[keep], numbers=rows.numbers[keep], values=torch.cat(values), offsets=offsets,
-                   scenario=rows.scenario[keep], labels=rows.labels[keep], weight=rows.weight[keep],
-                   user=rows.user[keep])
+    return replace(rows, ids=rows.ids[keep], numbers=rows.numbers[keep],
+                   values=torch.cat([rows.values[:0], *values]), offsets=offsets, scenario=rows.scenario[keep],
+                   labels=rows.labels[keep], weight=rows.weight[keep], user=rows.user[keep])
 
 
 def model(settings: Settings | None = None, seed: int = 0) -> RankingModel:

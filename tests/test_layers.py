@@ -13,7 +13,7 @@ LAYERS = [
     ["errors", "stopping", "expression"],
     ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
      "durable", "sealed"],
-    ["batch", "inputs", "kernels", "tensors"],
+    ["batch", "inputs", "kernels", "tensors", "ranks"],
     ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
     ["ranker"],
@@ -31,7 +31,7 @@ LAYERS = [
 NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
             "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch", "own_parts", "imports"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
-           "except Exception": ["cli", "serve", "train.track"]}
+           "torchrec": ["embedding"], "except Exception": ["cli", "serve", "train.track"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
          for p in sorted(ROOT.rglob("*.py"))}
 
@@ -77,9 +77,9 @@ def test_imports_point_down(module):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_only_some_modules_print_import_pyarrow_or_catch_everything(module):
+def test_only_some_modules_print_import_these_or_catch_everything(module):
     tree = parse(module)
-    said = {"pyarrow"} & {name.split(".")[0] for name in imports(tree)}
+    said = {"pyarrow", "torchrec"} & {name.split(".")[0] for name in imports(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             said.add("print")
@@ -114,3 +114,12 @@ def test_help_imports_neither_torch_nor_pyarrow(tokens):
     assert "'funnelrank.cli'" in modules
     for name in ("torch", "pyarrow", "numpy", "pydantic"):
         assert f"'{name}'" not in modules, name
+
+
+def test_the_core_imports_no_torchrec():
+    code = """
+import sys
+import funnelrank.api, funnelrank.embedding.sharded
+assert not {'torchrec', 'fbgemm_gpu', 'torch.distributed.checkpoint'} & set(sys.modules), 'one process needs none'
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

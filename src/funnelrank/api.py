@@ -9,6 +9,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from funnelrank import own_parts
+from funnelrank import own_parts, ranks
 from funnelrank.artefact import artefact_folder, open_artefact, understood, write_artefact
 from funnelrank.batch import Batch
 from funnelrank.config import Config, dump, plain
@@ -25,7 +27,7 @@ from funnelrank.config import load as load_config
 from funnelrank.continued import Before, open_before
 from funnelrank.data.ahead import each
 from funnelrank.data.cache import EncodedSplit
-from funnelrank.data.encode import Encoder
+from funnelrank.data.encode import Encoder, Old
 from funnelrank.data.events import open_events, with_histories
 from funnelrank.data.frozen import frozen as freeze
 from funnelrank.data.golden import Golden, some_rows
@@ -36,7 +38,7 @@ from funnelrank.data.source import Source, open_source
 from funnelrank.data.writer import ParquetWriter
 from funnelrank.describe import describe as describe_config
 from funnelrank.describe import describe_ranker
-from funnelrank.durable import replace_file, write_failure
+from funnelrank.durable import replace_file, scratch_folder, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, DataError, TrainingError, listing
 from funnelrank.evaluate import report as report_of
 from funnelrank.evaluate import table
@@ -50,8 +52,10 @@ from funnelrank.evaluate.views import drift_rows, score_drift_rows
 from funnelrank.export import CLOSE, Exported, Form
 from funnelrank.export import export as export_graph
 from funnelrank.flow import (
+    Data,
     build,
     by_hand,
+    cache_of,
     calibrate,
     cold_columns,
     encode,
@@ -110,28 +114,38 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
     Raises ConfigError where another process trains into the folder, where it holds an unfinished run of another config,
     data or predecessor, and for what can neither be carried from the predecessor nor be new.
     """
+    with ranks.joined():
+        return _train(config, report, fresh, profile, continue_from, anew, given)
+
+
+def _train(config: Config, report: Report, fresh: bool, profile: bool, continue_from: str | Path | None,
+           anew: Collection[str], given: Mapping[str, Any]) -> Run:
+    """`train`, by one process or by one rank of several: the first one writes."""
     clock = time.perf_counter()
     folder = _made_folder(config)
+    if ranks.size() > 1:
+        _refuse_apart(config, profile)
     if config.settings.train.threads:
         torch.set_num_threads(config.settings.train.threads)
     events: list[Event] = []
-    trackers = Trackers(config.settings.train.track, _told(config, folder)) if config.settings.train.track else None
-    with Recorder(folder / "events.jsonl", events, report, trackers) as record:
+    tracked = config.settings.train.track if ranks.first() else None
+    trackers = Trackers(tracked, _told(config, folder)) if tracked else None
+    with (Recorder(folder / "events.jsonl", events, report, trackers) if ranks.first()
+          else nullcontext(silent)) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
         before = before_of(continue_from, config, anew) if continue_from else None
         data = open_data(config, record, **given)
         standing = Standing(folder, config, data.fingerprint(), before and before.mark)
-        if standing.finished and not fresh:
+        if ranks.led(lambda: standing.finished and not fresh):
             report({"event": "finished", "folder": str(folder)})
             return finished(folder, config.allow_code)
         old = before and before.encoder_for(config)             # what it refuses, it refuses before anything is removed
-        goes_on = standing.begin(fresh)
-        if not goes_on:
+        goes_on = ranks.led(lambda: standing.begin(fresh))
+        if not goes_on and ranks.first():
             record.begin_anew()
             if standing.found:
                 record({"event": "anew", "folder": str(folder), "changed": standing.changed()})
-        encoder = prepare(config, data, record, old)
-        splits = encode(config, data, encoder, record)
+        encoder, splits = _encoded(config, data, record, old)
         model = build(config, encoder, splits, record)
         start = continued = None
         if before:
@@ -142,34 +156,42 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
             trained = fit(config, model, encoder, splits, folder=folder, report=record, resume=goes_on,
                           profile=profile, start=start)
         except NotFinite as error:
-            standing.fail(error.facts)
-            record({"event": "failed", **error.facts})
+            if ranks.first():
+                standing.fail(error.facts)
+                record({"event": "failed", **error.facts})
             raise
         if (shares := model.selection()) is not None:
             record({"event": "selection", "shares": shares})
         if model.calibration:
             calibrate(config, model, encoder, splits, record)
-        rows, measured, earlier = [], {}, None
-        seen = [Seen(data.sources["train"], c) for c in cold_columns(config, data.sources["train"])]
-        for split in (s for s in ("valid", "test") if s in splits):
-            rows += measure_split(config, model, encoder, splits[split], split,
-                                  frozen=splits.get(f"{split}/frozen"),
-                                  truth=true_probabilities(config, data.sources[split]), keep=measured)
-            rows += other_views(config, split, measured["scores"], encoder.layout.scenarios, data.sources[split], seen)
-            rows += drift_rows(split, splits["train"], splits[split], encoder.layout)
-            rows += score_drift_rows(split, earlier, measured["scores"]) if earlier else []
-            earlier = measured["scores"]
-            record({"event": "measured", "split": split,
-                    "metrics": {f"{split}/{k}": v for k, v in table.wide(rows, split).items()}})
-        rows += _facts(config, model, encoder, splits, measured.get("reliability", {}))
-        seconds = time.perf_counter() - clock
+        measured = {split: _measured(config, model, encoder, splits, data, split)
+                    for split in ("valid", "test") if split in splits}
+        last = list(measured.values())[-1][1] if measured else {}
+        facts = _facts(config, model, encoder, splits, last.get("reliability", {}))
         ranker = Ranker._made(config, encoder, model)
-        ranker.rows, ranker.continued = rows, continued
+        ranker.continued = continued
         ranker.golden = ranker.golden_of(data.sources[next(s for s in ("valid", "test", "train") if s in splits)])
-        ranker.about = _about(ranker, standing, trained, seconds, events)
-        ranker.save(folder / "artefact")
+        with _whole_tables(model, folder) as tensors:
+            if not ranks.first():
+                ranks.wait()
+                return Run(folder, [], trained, time.perf_counter() - clock)
+            rows, earlier = [], None
+            seen = [Seen(data.sources["train"], c) for c in cold_columns(config, data.sources["train"])]
+            for split, (own, kept) in measured.items():
+                rows += own
+                rows += other_views(config, split, kept["scores"], encoder.layout.scenarios, data.sources[split], seen)
+                rows += drift_rows(split, splits["train"], splits[split], encoder.layout)
+                rows += score_drift_rows(split, earlier, kept["scores"]) if earlier else []
+                earlier = kept["scores"]
+                record({"event": "measured", "split": split,
+                        "metrics": {f"{split}/{k}": v for k, v in table.wide(rows, split).items()}})
+            rows += facts
+            seconds = time.perf_counter() - clock
+            ranker.rows = rows
+            ranker.about = _about(ranker, standing, trained, seconds, events, tensors)
+            ranker.save(folder / "artefact", tensors)
         if measured:                                       # the last split's
-            keep_scores(folder / "scores", split, measured["scores"], measured["frozen"],
+            keep_scores(folder / "scores", split, last["scores"], last["frozen"],
                         encoder.layout.scenarios if config.schema.scenario else (), config.settings.evaluate,
                         {"name": config.name, "seed": config.settings.train.seed})
         write_text(folder / "metrics.json", table.to_json(rows))
@@ -180,7 +202,60 @@ def train(config: Config, *, report: Report = silent, fresh: bool = False, profi
         record({"event": "done", "folder": str(folder), "seconds": round(seconds, 2),
                 "training": dataclasses.asdict(trained)})
         standing.end()
-    return Run(folder, rows, trained, seconds, ranker)
+        ranks.wait()
+    return Run(folder, rows, trained, seconds, None if model.embedding.sharded else ranker)
+
+
+def _refuse_apart(config: Config, profile: bool) -> None:
+    """What one process can do and several cannot."""
+    said = config.settings.train
+    for wrong, key, found in ((said.device != "cpu", "train.device", f"'{said.device}'"),
+                              (said.compile, "train.compile", "true"), (profile, "--profile", "asked for")):
+        if wrong:
+            raise ConfigError(f"{key}: {found}, which several processes under torchrun cannot do: they compute on "
+                              "CPUs, without generated code, and their steps are not timed; leave it out, or train in "
+                              "one process")
+
+
+def _encoded(config: Config, data: Data, record: Report, old: Old | None) -> tuple[Encoder, dict[str, EncodedSplit]]:
+    """Statistics of train, and every split's rows. Of several ranks the first one makes both, and the others read."""
+    if ranks.size() == 1:
+        encoder = prepare(config, data, record, old)
+        return encoder, encode(config, data, encoder, record)
+    with scratch_folder(cache_of(config) / "encoder") if ranks.first() else nullcontext() as made:
+        def work() -> str:
+            encoder = prepare(config, data, record, old)
+            encode(config, data, encoder, record)
+            encoder.save(made)
+            return str(made)
+        encoder = Encoder.load(ranks.led(work))
+        splits = encode(config, data, encoder, record)
+        ranks.wait()
+    return encoder, splits
+
+
+def _measured(config: Config, model: RankingModel, encoder: Encoder, splits: Mapping[str, EncodedSplit], data: Data,
+              split: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Metrics of a split, and what they were measured on."""
+    kept: dict[str, Any] = {}
+    rows = measure_split(config, model, encoder, splits[split], split, frozen=splits.get(f"{split}/frozen"),
+                         truth=true_probabilities(config, data.sources[split]), keep=kept)
+    return rows, kept
+
+
+@contextmanager
+def _whole_tables(model: RankingModel, folder: Path) -> Iterator[dict[str, Tensor]]:
+    """The model's tensors on the first rank, as one process would have them. Rows that lie with other ranks are brought
+    together in a file, so that a model may be larger than the memory of any rank."""
+    tensors = dict(model.state_dict())
+    if not model.embedding.sharded:
+        yield tensors
+        return
+    with scratch_folder(folder / "tables") if ranks.first() else nullcontext() as scratch:
+        for name, held in model.embedding.tables.items():
+            if held.sharded:
+                tensors[f"embedding.tables.{name}.weight"] = held.whole(scratch and scratch / name)
+        yield tensors
 
 
 def before_of(run: str | Path, config: Config, anew: Collection[str] = ()) -> Before:
@@ -204,16 +279,19 @@ def _made_folder(config: Config) -> Path:
     return folder
 
 
-def _about(ranker: Ranker, standing: Standing, trained: Trained, seconds: float, events: list[Event]) -> dict[str, Any]:
+def _about(ranker: Ranker, standing: Standing, trained: Trained, seconds: float, events: list[Event],
+           tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the manifest says of a run: what it was made of, by what, and how it went."""
     settings, record = ranker.config.settings, standing.record
     return {"name": ranker.config.name, "model": settings.model.get("name") or "five slots",
-            "reading": ranker.config.schema.reading, "parameters": sum(p.numel() for p in ranker.model.parameters()),
+            "reading": ranker.config.schema.reading,
+            "parameters": sum(tensors[n].numel() for n, _ in ranker.model.named_parameters()),
             "seed": settings.train.seed, "started": record["started"], "seconds": round(seconds, 1),
             "training": dataclasses.asdict(trained), "versions": record["versions"], "machine": record["machine"],
             "data": record["data"], "before": record["before"], "encoder": ranker.encoder.hash(),
             "state": {"checkpoint": trained.kept,
                       "sha256": tensors_hash(standing.folder / "checkpoints", trained.kept)},
+            **({"ranks": ranks.size()} if ranks.size() > 1 else {}),
             "resumed": [e["step"] for e in events if e["event"] == "resume"]}
 
 
@@ -226,7 +304,7 @@ def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mappin
     some = pack(encoded, np.unique(np.linspace(0, len(encoded) - 1, min(LOOKED_AT, len(encoded))).astype(np.int64)))
     few = pack(encoded, slice(0, COUNTED)).to(device)
     own = any(own_parts.named(config.settings.model))           # of which nobody knows whether it may be computed twice
-    tables = sum(t.weight.numel() for t in model.embedding.tables.values())
+    tables = sum(t.rows * t.width for t in model.embedding.tables.values())
     after = {t.name: t.after for t in config.schema.tasks}
     return [*label_rows({s: e.coverage for s, e in shown.items()}, after),
             *contradiction_rows({s: e.contradictions for s, e in shown.items()}),
@@ -234,7 +312,7 @@ def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mappin
             *kept_rows(last, model.selection()),
             *gate_rows(last, gates_of(model, some.to(device), encoder.layout.scenarios), model.tasks,
                        encoder.layout.scenarios, some.scenario.numpy() if config.schema.scenario else None),
-            *cost_rows(sum(p.numel() for p in model.parameters()), tables,
+            *cost_rows(sum(p.numel() for p in model.parameters() if p.requires_grad) + tables, tables,
                        None if own else multiply_adds(model, few) / len(few))]
 
 
@@ -373,14 +451,15 @@ class Ranker:
         """Names of the served columns: `click`, `buy`, `buy|click`. `buy` is always over all impressions."""
         return [o.name for o in self.config.schema.served]
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the artefact: complete or not at all. See docs/artefact.md for what is in it."""
+    def save(self, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> Path:
+        """Write the artefact: complete or not at all. See docs/artefact.md for what is in it. `tensors`: the model's
+        weights, where they do not all lie in it."""
         self._fitted()
         write_artefact(Path(folder), {
             "config.yaml": dump(self.config).encode(),
             "schema.json": self.config.schema.model_dump_json(by_alias=True, indent=1).encode(),
             "encoder": self.encoder.save,
-            "model.safetensors": lambda path: save_tensors(path, self.model.state_dict()),
+            "model.safetensors": lambda path: save_tensors(path, tensors or self.model.state_dict()),
             "metrics.json": table.to_json(self.rows).encode(),
             **({"golden": self.golden.save} if self.golden else {}),
             **({"continued.json": to_json(self.continued)} if self.continued else {}),

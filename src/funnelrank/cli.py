@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from funnelrank.console import Console, complain, printable, say, show_metrics, show_table
+from funnelrank.console import (
+    Console,
+    complain,
+    other_rank,
+    printable,
+    say,
+    show_metrics,
+    show_table,
+    silence,
+)
 from funnelrank.errors import ConfigError, FunnelrankError
 from funnelrank.stopping import Terminated, interruptible
 
@@ -868,6 +877,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     tokens = list(sys.argv[1:] if tokens is None else tokens)
     debug = "--debug" in tokens
+    if other_rank():
+        silence()
     try:
         with interruptible():
             code = app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
@@ -879,6 +890,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except SystemExit:                  # rich's word for a reader of --help that went away
         return 0
     except (FunnelrankError, CycloptsError) as error:
+        if other_rank() and isinstance(error, ConfigError | CycloptsError):      # the first one says it
+            return 2
         return _failed(2, str(error), debug)
     except OSError as error:            # a folder without permission, a full disk: whoever owns the machine can act
         return _failed(2, f"{error.filename or 'this machine'}: {error.strerror or error}", debug)

@@ -29,6 +29,16 @@ def complain(message: str) -> None:
         print(printable(message), file=sys.stderr, flush=True)
 
 
+def other_rank() -> bool:
+    """Whether torchrun started this process beside another one that speaks for all."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def silence() -> None:
+    """Nothing more is shown on stdout."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")        # noqa: SIM115
+
+
 def printable(message: str) -> str:
     """Without what a file's values could tell a terminal to do."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from funnelrank import ranks
 from funnelrank.config import Config
 from funnelrank.data.ahead import each
 from funnelrank.data.cache import KEEP, KEY, EncodedSplit, encode_file, open_encoded
@@ -224,12 +225,12 @@ def freezes(config: Config, source: Source) -> bool:
 
 def build(config: Config, encoder: Encoder, splits: Mapping[str, EncodedSplit],
           report: Report = silent) -> RankingModel:
-    """A fresh model, its weights drawn from train.seed, its heads starting at train's label rates, its tables where
-    embedding.init_from and data.vectors say."""
+    """A fresh model, or under torchrun this rank's part of it: its weights drawn from train.seed, its heads starting at
+    train's label rates, its tables where embedding.init_from and data.vectors say."""
     settings = config.settings
     torch.manual_seed(settings.train.seed)
     labels = label_statistics(splits["train"].labels, config.schema) if "train" in splits else {}
-    model = RankingModel(settings, config.schema, encoder.layout, labels)
+    model = RankingModel(settings, config.schema, encoder.layout, labels, apart=True)
     if settings.embedding.init_from:
         start_from(Path(settings.embedding.init_from), model.embedding, encoder, config.allow_code)
     for said in start_from_vectors(settings, model.embedding, encoder):
@@ -329,13 +330,13 @@ def _trainer(config: Config, model: RankingModel, encoder: Encoder, splits: Mapp
         table.check_name(metric, {t.name: t.kind for t in config.schema.tasks})
         direction = table.direction(metric)
 
-        def judge() -> Judged:
+        def judge() -> Judged | None:
             rows = measure_split(config, model, encoder, splits["valid"], "valid", intervals=False)
-            return Judged(table.value(rows, metric), direction,
+            return rows and Judged(table.value(rows, metric), direction,
                           {f"valid/{k}": v for k, v in table.wide(rows, "valid").items()})
 
     loader = Loader(splits["train"], encoder.layout, settings.batch_size, shuffle=True, seed=settings.seed,
-                    memory=config.settings.data.memory)
+                    memory=config.settings.data.memory, apart=model.embedding.apart)
     weights = torch.tensor([t.weight for t in config.schema.tasks], device=model.funnel.loc.device)
     trainer = Trainer(model, settings, weights, folder=Path(folder or settings.out) / "checkpoints", report=report,
                       judge=judge, profile=Profile(model, None if profile else PROFILED))
@@ -348,24 +349,31 @@ def calibrate(config: Config, model: RankingModel, encoder: Encoder, splits: Map
     said = config.settings.calibrate
     if model.calibration is None:
         return
-    loader = Loader(splits["valid"], encoder.layout, config.settings.evaluate.batch_size, shuffle=False, seed=0)
+    loader = Loader(splits["valid"], encoder.layout, config.settings.evaluate.batch_size, shuffle=False, seed=0,
+                    apart=model.embedding.apart)
     scores = score(model, config.schema, loader.epoch(0), "valid", corrected=True)
-    weight = sampling_weights(config.schema, "valid", scores.labels)
-    found = fit_calibration(model.calibration, scores, said.method, said.by == "scenario", weight)
-    report({"event": "calibrate", "method": said.method, "tasks": described(found)})
+    if scores is not None:
+        weight = sampling_weights(config.schema, "valid", scores.labels)
+        found = fit_calibration(model.calibration, scores, said.method, said.by == "scenario", weight)
+        report({"event": "calibrate", "method": said.method, "tasks": described(found)})
+    if model.embedding.apart:
+        model.calibration.load_state_dict(ranks.agreed(model.calibration.state_dict()))
 
 
 def measure_split(config: Config, model: RankingModel, encoder: Encoder, split: EncodedSplit, name: str, *,
                   frozen: EncodedSplit | None = None, truth: Mapping[str, np.ndarray] | None = None,
                   keep: dict[str, Any] | None = None, intervals: bool = True) -> list[dict[str, Any]]:
-    """Metrics of one split, as rows of metrics.json. `keep`, a dict, receives what they were measured on: `scores`,
-    `frozen`, and `reliability`, the bins per task."""
+    """Metrics of one split, as rows of metrics.json; none on a rank that is not the first. `keep`, a dict, receives
+    what they were measured on: `scores`, `frozen`, and `reliability`, the bins per task."""
     evaluate = config.settings.evaluate
     if not intervals:
         evaluate = evaluate.model_copy(update={"intervals": "none"})
-    load = lambda rows: Loader(rows, encoder.layout, evaluate.batch_size, shuffle=False, seed=0).epoch(0)
+    load = lambda rows: Loader(rows, encoder.layout, evaluate.batch_size, shuffle=False, seed=0,
+                               apart=model.embedding.apart).epoch(0)
     scores = score(model, config.schema, load(split), name)
     held = score(model, config.schema, load(frozen), name) if frozen is not None else None
+    if scores is None:
+        return []
     if keep is not None:
         keep.update(scores=scores, frozen=held, reliability=reliability(scores, evaluate))
     return measure(name, scores, evaluate, encoder.layout.scenarios if config.schema.scenario else None,

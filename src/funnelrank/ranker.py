@@ -28,10 +28,11 @@ class RankingModel(nn.Module):
     """Batch -> Prediction, for every name of `tasks` in order.
 
     labels: per task what flow.label_statistics says of its observed train labels, given its parent unless the reading
-    is joint; it sets where heads start and the scale of regressions.
+    is joint; it sets where heads start and the scale of regressions. `apart`: one of several ranks' under torchrun.
     """
 
-    def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]]):
+    def __init__(self, settings: Settings, schema: Schema, layout: Layout, labels: Mapping[str, Mapping[str, float]],
+                 apart: bool = False):
         super().__init__()
         self.tasks = tuple(schema.task_names)
         kinds = [t.kind for t in schema.tasks]
@@ -44,7 +45,8 @@ class RankingModel(nn.Module):
         self.losses = {i: t.loss for i, t in enumerate(schema.tasks) if t.loss}
         self.debias = Debias(settings.model["debias"]) if settings.model.get("debias") else None
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
-        self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs)
+        self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs,
+                                   apart)
         self.spec = Spec(
             flat=self.embedding.flat_width, tasks=len(self.tasks), scenarios=len(layout.scenarios) + 2,
             numbers=len(layout.numbers), histories=self.embedding.histories, fields=self.embedding.fields,

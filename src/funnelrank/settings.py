@@ -684,6 +684,15 @@ class CrossOptimiser(RowOptimiser):
         return {"l1": 0.0, **value} if isinstance(value, dict) and value.get("name", "ftrl") != "ftrl" else value
 
 
+class Sharding(Section):
+    """Where rows of tables lie under torchrun; one process holds all of them. It changes no number but by rounding."""
+
+    row_wise_from: int = Field(64_000_000, ge=0)
+    """Bytes of a table's weights from which each process holds an equal part of its rows."""
+    below: Literal["replicated", "table_wise"] = "replicated"
+    """Smaller tables: `replicated` on every process, or each whole on the process that holds least."""
+
+
 class Embedding(Section):
     """How wide each id space is, and how its rows learn."""
 
@@ -701,6 +710,8 @@ class Embedding(Section):
     engine: Literal["auto", "native", "torch"] = "auto"
     """What gathers and moves rows. `auto`: the native engine on a CPU where the package was built with it, else
     torch's own operations; `native` refuses to start without it. Both give the same model."""
+    sharding: Sharding = Sharding()
+    """Where rows lie under torchrun; see below and [scale.md](scale.md)."""
     groups: dict[Name, list[str]] = {}
     """Named groups of features that parts of a model can read, beside the roles."""
 

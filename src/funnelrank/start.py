@@ -56,10 +56,12 @@ def start_from(folder: Path, embedding: Embedding, encoder: Encoder, allow_code:
             values = old.tables[name].weight[old.tables[name].offset[space] + source]
             if name in WEIGHTS:
                 columns = torch.tensor([mine.index(o) for o in both], dtype=torch.int64)
-                table.weight[start + to.unsqueeze(1), columns] = values[:, [known.index(o) for o in both]]
+                mixed = table.read(start + to)
+                mixed[:, columns] = values[:, [known.index(o) for o in both]]
+                table.write(start + to, mixed)
                 copied += len(to) * bool(both)
             else:
-                table.weight[start + to] = values
+                table.write(start + to, values)
                 copied += len(to)
     if not copied:
         raise ConfigError(f"{WHERE}: nothing of {folder} fits; its id spaces are {listing(sorted(theirs.vocabs))} and "
@@ -98,11 +100,9 @@ def start_from_vectors(settings: Settings, embedding: Embedding, encoder: Encode
                 value = values[int(of[twice.nonzero()[0]])].as_py()
                 raise DataError(f"{where}: the value {value!r} stands twice; each has one vector")
             ids, of = ids[~twice], of[~twice]
-            table.weight[start + ids] = torch.from_numpy(vectors)[of]
+            table.write(start + ids, torch.from_numpy(vectors)[of])
             here[ids] = True
         if said.frozen:
-            if table.frozen is None:
-                table.frozen = torch.zeros(len(table.weight), dtype=torch.bool)
-            table.frozen[start:start + vocab.size] = here
+            table.freeze(start + here.nonzero().squeeze(1))
         yield {"space": space, "vectors": said.pretrained, "found": int(here.sum()), "values": vocab.size - FIRST,
                "unused": unused, "frozen": said.frozen}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from funnelrank import ranks
 from funnelrank.batch import Batch, Layout
 from funnelrank.data.encoded import Encoded
 from funnelrank.data.order import Order
@@ -21,16 +22,18 @@ class Loader:
     """Cuts a split into batches of `batch_size` rows; the last one is smaller, or left out with `drop_last`.
 
     shuffle   every epoch is a permutation of all rows, drawn from (seed, epoch); otherwise the split's own order
+    apart     of several ranks each gets its own share of every batch; together they get what one process would, so that
+              positions mean the same to any number of ranks, and none has a batch more than another
     memory    bytes that rows may take: a larger split is shuffled by blocks and within windows of them (order.py)
     """
 
     def __init__(self, split: Encoded, layout: Layout, batch_size: int, shuffle: bool, seed: int = 0,
-                 drop_last: bool = False, memory: int | None = None):
+                 drop_last: bool = False, memory: int | None = None, apart: bool = False):
         assert batch_size >= 1 and seed >= 0
         widths = (split.ids.shape[1], split.numbers.shape[1], len(split.lists), split.labels.shape[1])
         assert widths == (len(layout.ids), len(layout.numbers), len(layout.lists), len(layout.tasks)), widths
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
-        self.drop_last = drop_last
+        self.drop_last, self.apart = drop_last, apart
         self._order = Order(len(split), split.nbytes, seed, memory) if shuffle else None
         self._epoch, self._batch = 0, 0                 # the next batch to hand out
         self._resume: tuple[int, int] | None = None
@@ -82,6 +85,8 @@ class Loader:
 
         def make(b: int) -> Batch:
             first, end = b * size, min((b + 1) * size, len(self.split))
+            if self.apart:
+                first, end = (first + k for k in ranks.share(end - first))
             return pack(self.split, self._order.rows(n, first, end) if self._order else slice(first, end))
 
         with ThreadPoolExecutor(1, "funnelrank-loader") as thread:      # its end waits for the batch being packed

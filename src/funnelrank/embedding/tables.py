@@ -1,7 +1,8 @@
 """Names become numbers here: id spaces share one table per width, at offsets.
 
 Two engines look up the same tables: `reference.py` in torch's own operations, on any device, and `native.py` on a CPU.
-Either leaves one gradient per distinct row; a gradient as large as a table never exists.
+Either leaves one gradient per distinct row; a gradient as large as a table never exists. Under torchrun each rank looks
+up its own rows; large tables then lie apart (`sharded.py`), and gradients are of all ranks' rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from funnelrank import ranks
 from funnelrank.batch import Batch, Layout
 from funnelrank.embedding.native import Native
 from funnelrank.embedding.plan import native_engine
@@ -21,7 +23,10 @@ from funnelrank.inputs import History, Inputs, Needs
 from funnelrank.kernels import library
 from funnelrank.schema import FIRST, OOV, PAD
 from funnelrank.settings import Embedding as Settings
+from funnelrank.settings import Sharding
 
+REPLICATED, ROW_WISE = "replicated", "row_wise"
+DRAWN = 1 << 22                          # numbers drawn at once; a multiple of 16
 WEIGHTS = ("linear", "crosses")          # tables of a number per id and output
 ROLE_ORDER = ("user", "item", "scenario", "prior", "context")
 
@@ -43,22 +48,25 @@ class Table(nn.Module):
     frozen [rows] bool, or None: rows that do not learn.
     """
 
+    sharded = False                 # whether rows lie with several ranks, `weight` being those from `first` on
+
     def __init__(self, sizes: Mapping[str, int], width: int, init: float):
         super().__init__()
         self.width = width
         self.offset: dict[str, int] = {}
-        rows = 0
+        self.rows = 0
         for space, size in sizes.items():
-            self.offset[space] = rows
-            rows += size
-        weight = torch.zeros(rows, width)
+            self.offset[space] = self.rows
+            self.rows += size
+        self.first, end = self.held(self.rows)
+        weight = torch.zeros(end - self.first, width)
         if init and not weight.is_meta:                 # of shapes alone, drawing would import half of torch
-            weight.normal_(0, init)
+            draw(weight, self.first, self.rows, init)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("frozen", None, persistent=False)
         self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()]), persistent=False)
         with torch.no_grad():
-            self.weight[self.pad] = 0
+            self.weight[self.here(self.pad)] = 0
         self.pending: list[tuple[Tensor, Tensor]] = []           # rows, and the block that autograd sees
 
     def block(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,8 +89,51 @@ class Table(nn.Module):
             g.grad.masked_fill_(torch.isin(g.rows, self.pad).unsqueeze(1), 0)
         return taken
 
+    def held(self, rows: int) -> tuple[int, int]:
+        """The first of `rows` that is here, and the one behind the last."""
+        return 0, rows
+
+    def here(self, rows: Tensor) -> Tensor:
+        """Places in `weight` of those of the table's rows that are here."""
+        return rows
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Vectors [n, D] of rows [n]."""
+        return self.weight[rows]
+
+    def write(self, rows: Tensor, vectors: Tensor) -> None:
+        """Set rows [n] to vectors [n, D] or [D]."""
+        self.weight[rows] = vectors
+
+    def freeze(self, rows: Tensor) -> None:
+        """Rows [n] learn no more."""
+        if self.frozen is None:
+            self.frozen = torch.zeros(len(self.weight), dtype=torch.bool)
+        self.frozen[self.here(rows)] = True
+
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]:,} rows x {self.width}, spaces {', '.join(self.offset)}"
+        return f"{self.rows:,} rows x {self.width}, spaces {', '.join(self.offset)}"
+
+
+def draw(weight: Tensor, first: int, rows: int, std: float) -> None:
+    """Fill `weight` [n, D] with what rows `first` .. `first` + n - 1 of a table of `rows` start from: N(0, std).
+
+    The generator gives every rank the whole table, a part at a time, so that it starts alike however it is shared.
+    """
+    n, D = weight.shape
+    if n == rows:
+        weight.normal_(0, std)
+        return
+    start, total = first * D, rows * D
+    flat, at = weight.view(-1), 0
+    while at < total:
+        # sixteen at a time are made together, and the last sixteen of a tensor anew where they do not fill up
+        end = total if total - at < DRAWN + 16 else at + DRAWN
+        part = torch.empty(end - at).normal_(0, std)
+        a, b = max(at, start), min(end, start + n * D)
+        if a < b:
+            flat[a - start:b - start] = part[a - at:b - at]
+        at = end
 
 
 @dataclass(frozen=True)
@@ -103,13 +154,15 @@ class Embedding(nn.Module):
     row, lists pooled (an empty one is zeros), numbers as they are. `slices` says which feature is where in flat.
     What names the scenario (ids of role `scenario`) has no null: a row without one and a row of one that train did not
     have are the same stranger, OOV. See `settle`.
+    `apart`: it is one rank's of several, each with rows of its own; large tables lie apart then (embedding.sharding).
     Histories that a part needs jagged (`histories`: name -> width) are not in flat, and where a part reads crosses as
     weights (`crosses`), those are nowhere else and have no vectors.
     """
 
     def __init__(self, layout: Layout, settings: Settings, needs: Needs | None = None,
-                 outputs: Sequence[tuple[str, int]] | None = None):
+                 outputs: Sequence[tuple[str, int]] | None = None, apart: bool = False):
         super().__init__()
+        self.apart = apart and ranks.size() > 1
         self.layout, self.needs = layout, needs or Needs()
         self.outputs = tuple(outputs or ((t, 0) for t in layout.tasks))       # O: task, and which of its own
         self.crosses = layout.crosses if self.needs.crosses else ()
@@ -121,11 +174,14 @@ class Embedding(nn.Module):
         widths: dict[int, dict[str, int]] = {}
         for space, size in sizes.items():
             widths.setdefault(width_of[space], {})[space] = size
-        self.tables = nn.ModuleDict({f"width_{w}": Table(sizes, w, settings.init) for w, sizes in widths.items()})
+        made = [(f"width_{w}", sizes, w, settings.init) for w, sizes in widths.items()]
         if self.needs.linear:
-            self.tables["linear"] = Table(sizes, len(self.outputs), 0.0)
+            made.append(("linear", sizes, len(self.outputs), 0.0))
         if self.crosses:
-            self.tables["crosses"] = Table({s: layout.size[s] for s in sorted(weighed)}, len(self.outputs), 0.0)
+            made.append(("crosses", {s: layout.size[s] for s in sorted(weighed)}, len(self.outputs), 0.0))
+        how = shared_out({n: 4 * w * sum(sizes.values()) for n, sizes, w, _ in made}, settings.sharding,
+                         ranks.size()) if self.apart else {}
+        self.tables = nn.ModuleDict({n: self._table(n, *said, how.get(n, REPLICATED)) for n, *said in made})
         ids = [f for f in layout.ids if f not in self.crosses]
         self.width_of = {f: width_of[layout.space[f]] for f in (*ids, *layout.lists)}
         self.histories = {f: self.width_of[f] for f in layout.lists
@@ -157,12 +213,24 @@ class Embedding(nn.Module):
         self.register_buffer("names_scenario", torch.tensor(names) if any(names) else None, persistent=False)   # [F]
         self.reference = TorchEngine(self)
         self.native: Native | None = None
-        if settings.engine != "torch":
+        if settings.engine != "torch" and not self.sharded:
             if library() is not None:
                 self.native = native_engine(self)
             elif settings.engine == "native":
                 raise ConfigError("embedding.engine: the native engine was asked for, and is not there; install the "
                                   "package where there is a C++ compiler, or write engine: auto")
+
+    @staticmethod
+    def _table(name: str, sizes: Mapping[str, int], width: int, init: float, how: str | int) -> Table:
+        if how == REPLICATED:
+            return Table(sizes, width, init)
+        from funnelrank.embedding.sharded import ShardedTable  # torchrec: only where rows do lie apart
+        return ShardedTable(sizes, width, init, name, None if how == ROW_WISE else how)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether rows of a table lie with other ranks."""
+        return any(t.sharded for t in self.tables.values())
 
     def _members(self, named: Mapping[str, Sequence[str]]) -> dict[str, list[Piece]]:
         """Roles and named groups as the features that they hold."""
@@ -251,7 +319,8 @@ class Embedding(nn.Module):
             for table in self.tables.values():
                 if trained < least[named] and named in table.offset and size > FIRST:
                     start = table.offset[named]
-                    table.weight[start + OOV] = table.weight[start + FIRST:start + size].mean(0)
+                    known = table.read(torch.arange(start + FIRST, start + size, device=table.weight.device))
+                    table.write(torch.tensor([start + OOV], device=table.weight.device), known.mean(0))
 
     def take_gradients(self, again: bool = False) -> list[RowGradient]:
         """The step's row gradients, one per table that a backward reached; asking takes them. With `again`, another
@@ -262,7 +331,10 @@ class Embedding(nn.Module):
             for rows in self.native.take():
                 name, table = tables[rows.table]
                 found[name].append(RowGradient(table, *rows[1:]))
-        return [learning(_together(gs)) for gs in found.values() if gs]
+        taken = {n: _together(gs) for n, gs in found.items() if gs}
+        if self.apart and (alike := {n: t for n, t in self.tables.items() if not t.sharded}):
+            taken |= _of_all_ranks(alike, taken)
+        return [learning(taken[n]) for n in self.tables if n in taken]
 
 
 def learning(gradient: RowGradient) -> RowGradient:
@@ -281,3 +353,38 @@ def _together(gradients: list[RowGradient]) -> RowGradient:
     table = gradients[0].table
     grad = table.weight.new_zeros(len(rows), table.width).index_add_(0, place, torch.cat([g.grad for g in gradients]))
     return RowGradient(table, rows, grad, table.weight[rows])
+
+
+def _of_all_ranks(tables: Mapping[str, Table], mine: Mapping[str, RowGradient]) -> dict[str, RowGradient]:
+    """What all ranks say of tables that each of them holds: the same on every one."""
+    none = lambda t: RowGradient(t, t.pad[:0], t.weight[:0], t.weight[:0])
+    said = [mine.get(n) or none(t) for n, t in tables.items()]
+    counts = torch.cat(ranks.gather(torch.tensor([[len(g.rows) for g in said]]), [1] * ranks.size()))  # [ranks, tables]
+    sizes = [[n * (2 + t.width * t.weight.element_size() // 4) for n, t in zip(c, tables.values())]
+             for c in counts.tolist()]
+    packed = [part for g in said
+              for part in (g.rows.view(torch.int32), g.grad.contiguous().view(torch.int32).flatten())]
+    every = ranks.gather(torch.cat(packed), [sum(s) for s in sizes])
+    parts = [whole.split(s) for whole, s in zip(every, sizes)]
+    found = {}
+    for k, (name, table) in enumerate(tables.items()):
+        n = counts[:, k].tolist()
+        if sum(n):
+            rows = [p[k][:2 * m].view(torch.int64) for p, m in zip(parts, n)]
+            grads = [p[k][2 * m:].view(table.weight.dtype).view(m, table.width) for p, m in zip(parts, n)]
+            found[name] = _together([RowGradient(table, r, g, g) for r, g in zip(rows, grads)])
+    return found
+
+
+def shared_out(sizes: Mapping[str, int], said: Sharding, among: int) -> dict[str, str | int]:
+    """Where each table's rows lie, given its bytes: REPLICATED on every rank, ROW_WISE, or with the one rank named."""
+    held, how = [0] * among, {}
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        if size >= said.row_wise_from:
+            how[name] = ROW_WISE
+        elif said.below == "replicated":
+            how[name] = REPLICATED
+        else:
+            how[name] = held.index(min(held))
+            held[how[name]] += size
+    return how

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 
+from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.evaluate.measure import Scores
 from funnelrank.funnel import Prediction
@@ -25,8 +26,9 @@ def predict_batches(model: RankingModel, batches: Iterable[Batch], *,
 
 
 def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: str, *,
-          corrected: bool = False) -> Scores:
-    """What the model says of a whole split, beside what happened: as it is served.
+          corrected: bool = False) -> Scores | None:
+    """What the model says of a whole split, beside what happened: as it is served. Of several ranks each scores its own
+    share of every batch; the first gets all rows in their order, the others None.
 
     Where the split's own negatives were sampled, probabilities are those of sampled rows, unless `corrected`.
     """
@@ -42,6 +44,10 @@ def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: 
         for task, kind, own in zip(model.tasks, model.funnel.kinds, model.funnel.slices):
             if kind == "multiclass":
                 columns.setdefault(f"={task}", []).append(said.logits[:, own].log_softmax(1).cpu().numpy())
+    if model.embedding.apart:
+        columns = _of_all_ranks(columns)
+        if not ranks.first():
+            return None
     whole = {k: np.concatenate(v) for k, v in columns.items() if not k.startswith("=")}
     classes = {k[1:]: np.concatenate(v) for k, v in columns.items() if k.startswith("=")}
     for t, (kind, parent) in enumerate(zip(model.funnel.kinds, model.funnel.parents)):
@@ -53,3 +59,14 @@ def score(model: RankingModel, schema: Schema, batches: Iterable[Batch], split: 
                   log_p=whole["log_p"], log_not_p=whole["log_not_p"], mean=whole["mean"], labels=whole["labels"],
                   scenario=whole["scenario"] if schema.scenario else None,
                   user=whole["user"] if schema.user else None, classes=classes)
+
+
+def _of_all_ranks(columns: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """Pieces of every batch and rank, in the order of the split's rows, on the first rank."""
+    sizes = ranks.every([len(piece) for piece in columns["labels"]])                  # [ranks][batches]
+    out = {}
+    for name, pieces in columns.items():
+        every = ranks.gather(torch.from_numpy(np.concatenate(pieces)), [sum(s) for s in sizes])
+        cut = [np.split(part.numpy(), np.cumsum(s)[:-1]) for part, s in zip(every, sizes)]
+        out[name] = [piece for batch in zip(*cut) for piece in batch] if ranks.first() else []
+    return out

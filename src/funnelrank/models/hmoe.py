@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from funnelrank import ranks
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.mlp import Rate, Widths, owner_of_outputs, start_at_log_odds, view_of_outputs
 from funnelrank.models.star import refuse_without_scenarios
@@ -74,7 +75,7 @@ class ScenarioTowers(nn.Module):
         heard = self.weights(x.flat)
         heard = heard if self.share else own(heard, place.squeeze(1))           # [B, P]
         if self.training:
-            self.nameless += (place == 0).sum()
+            self.nameless += ranks.add((place == 0).sum())
         trained = -torch.log1p(FEW / self.nameless)                             # log n / (n + FEW)
         heard = heard + torch.where(column == 0, torch.where(place == 0, trained, float("-inf")), 0.0)
         return (heard.softmax(1).unsqueeze(1) * score).sum(2)                   # [B, O]

@@ -23,6 +23,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from funnelrank import ranks
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec, with_flat
 from funnelrank.models.mlp import Rate, Widths, owner_of_outputs, start_at_log_odds, view_of_outputs
@@ -81,12 +82,12 @@ class PartitionedNorm(nn.Module):
 
     def _of_batch(self, z: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         places = len(self.mean)
-        by_place = lambda v: torch.cat([v.sum(0, keepdim=True),
-                                        v.new_zeros(places, v.shape[1]).index_add(0, place, v)[1:]])
+        by_place = lambda v: ranks.summed(torch.cat([v.sum(0, keepdim=True), v.new_zeros(
+            places, v.shape[1]).index_add(0, place, v)[1:]]))
         n = by_place(z.new_ones(len(z), 1))                                                     # [S - 1, 1]
         mean = by_place(z) / n.clamp(min=1)
         square = z.new_zeros(places, z.shape[1]).index_add(0, place, (z - mean.index_select(0, place)).square())
-        square = torch.cat([(z - mean[0]).square().sum(0, keepdim=True), square[1:]])
+        square = ranks.summed(torch.cat([(z - mean[0]).square().sum(0, keepdim=True), square[1:]]))
         enough = n >= 2
         with torch.no_grad():
             old_mean, old_var = self._gathered()

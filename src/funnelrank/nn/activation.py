@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from funnelrank import ranks
 from funnelrank.kernels import at, library, threads
-from funnelrank.nn.norm import NORM, compiled
+from funnelrank.nn.norm import NORM, among_ranks, compiled
 
 
 class Dice(nn.Module):
@@ -27,7 +28,9 @@ class Dice(nn.Module):
     def forward(self, s: Tensor, i: int | None = None) -> Tensor:
         own = slice(None) if i is None else slice(i * self.width, (i + 1) * self.width)
         n, mean, variance = self.norm, self.norm.running_mean[own], self.norm.running_var[own]
-        if not self.training or len(s) < 2:         # one row has no variance to take
+        if self.training and ranks.size() > 1:
+            p = torch.sigmoid(among_ranks(s, mean, variance, n, bool(i)))
+        elif not self.training or len(s) < 2:       # one row has no variance to take
             p = torch.sigmoid((s - mean) / (variance + n.eps).sqrt())
         else:
             if not i:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from funnelrank import ranks
 from funnelrank.kernels import at, library, struct, threads
 
 NORM = struct(n="rows width relu threads", p="x weight bias mean rstd variance y g dx dweight dbias", d="eps")
@@ -58,6 +59,10 @@ class Norm(nn.Module):
     def _batch(self, x: Tensor, i: int | None, relu: bool) -> Tensor:
         n, own = self.norm, self._own(i)
         mean, variance, weight, bias = n.running_mean[own], n.running_var[own], n.weight[own], n.bias[own]
+        if self.training and ranks.size() > 1:
+            x = among_ranks(x, mean, variance, n, bool(i))
+            x = x * weight + bias
+            return x.relu() if relu else x
         learn = self.training and len(x) > 1         # one row has no variance: an epoch's last batch can be so small
         if learn and not i:
             n.num_batches_tracked.add_(1)
@@ -65,6 +70,25 @@ class Norm(nn.Module):
             return _BatchNorm.apply(x, weight, bias, mean, variance, n.momentum, n.eps, relu)
         x = F.batch_norm(x, mean, variance, weight, bias, learn, n.momentum, n.eps)
         return x.relu() if relu else x
+
+
+def among_ranks(x: Tensor, mean: Tensor, variance: Tensor, n: nn.BatchNorm1d, counted: bool = False) -> Tensor:
+    """x [B, H] without mean and variance of all ranks' rows; `mean` and `variance`, running ones of `n`, are moved.
+
+    As F.batch_norm does it for one process; `counted`, where this batch was counted for another layer of a stack.
+    """
+    total = ranks.summed(torch.cat([x.sum(0), x.new_full((1,), len(x))]))
+    rows = total[-1].detach()
+    if rows < 2:
+        return (x - mean) * (variance + n.eps).rsqrt()
+    centred = x - total[:-1] / rows
+    square = ranks.summed(centred.square().sum(0))
+    with torch.no_grad():
+        if not counted:
+            n.num_batches_tracked.add_(1)
+        mean.lerp_(total[:-1] / rows, n.momentum)
+        variance.lerp_(square / (rows - 1), n.momentum)
+    return centred * (square / rows + n.eps).rsqrt()
 
 
 def compiled(x: Tensor) -> bool:

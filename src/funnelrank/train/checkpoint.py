@@ -3,44 +3,84 @@
 Tensors hold what must come back bit by bit: weights, the state of both optimisers, the weight average, the
 states of random generators (`torch.get_rng_state()`). The state is plain JSON: step, epoch, the loader's
 position, the best value so far.
+
+    last/tensors.safetensors        of one process
+    last/tensors/shard-...          of several ranks, by torch.distributed.checkpoint: each wrote the rows that it holds
+    last/state.json  manifest.json
+
+Any number of ranks reads either. Both are private to the run, and hold no pickle.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from funnelrank import ranks
 from funnelrank.durable import find_folder, remove_folder
 from funnelrank.sealed import MANIFEST, open_sealed, read_json, refuse_strangers, to_json, write_sealed
 from funnelrank.tensors import load_tensors, save_tensors
 
-TENSORS, STATE = "tensors.safetensors", "state.json"
+TENSORS, STATE, SHARDS = "tensors.safetensors", "state.json", "tensors"
 
 
-def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+class Part(NamedTuple):
+    """Rows of a tensor of `rows` that are here: `here` of them, from `first` on."""
+
+    first: int
+    here: int
+    rows: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        return whole[self.first:self.first + self.here]
+
+
+def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any],
+                    parts: Mapping[str, Part] | None = None) -> None:
     """Writes `folder/name`, complete or not at all. The one before is removed when this one is on the disk.
+
+    Of several ranks all call it: each writes its `parts`, those of `tensors` of which other rows lie with others.
 
     `state` must come back from JSON as it went: keys are texts, numbers are finite, None for "nothing yet".
     Anything else is a ValueError or TypeError here, not a surprise after a crash.
 
     Raises TrainingError if the disk is full or cannot be written; the one before is then still there.
     """
-    files = {TENSORS: partial(_save, tensors), STATE: to_json(_plain(dict(state), "state"))}
-    write_sealed(Path(folder) / name, "checkpoint", files, {})
+    said = to_json(_plain(dict(state), "state"))
+    if ranks.size() == 1:
+        write_sealed(Path(folder) / name, "checkpoint", {TENSORS: partial(_save, tensors), STATE: said}, {})
+        return
+    write = lambda path: _save_shards(Path(ranks.agreed(str(path))), tensors, parts or {})
+    if ranks.first():
+        write_sealed(Path(folder) / name, "checkpoint", {SHARDS: write, STATE: said}, {})
+    else:
+        write(Path())
+    ranks.wait()
 
 
-def load_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors on the CPU and the state, or None if no checkpoint of that name was ever completed.
+def load_checkpoint(folder: Path, name: str, parts: Mapping[str, Part] | None = None,
+                    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors on the CPU and the state, or None if no checkpoint of that name was ever completed. Of several ranks all
+    call it, and of each of `parts` get their own rows.
 
     Raises ArtefactError if it was changed or cut off since.
     """
     path = Path(folder) / name
-    if find_folder(path) is None:
+    found = ranks.led(lambda: None if find_folder(path) is None else str(open_sealed(path, "checkpoint").path))
+    if found is None:
         return None
-    sealed = open_sealed(path, "checkpoint")
-    return load_tensors(sealed.path / TENSORS), read_json(sealed.path / STATE, f"checkpoint {path}")
+    state = read_json(Path(found) / STATE, f"checkpoint {path}")
+    if not parts and (Path(found) / TENSORS).exists():
+        return load_tensors(Path(found) / TENSORS), state
+    return _load_shards(Path(found), parts or {}), state
 
 
 def discard_checkpoints(folder: Path) -> None:
@@ -55,7 +95,52 @@ def discard_checkpoints(folder: Path) -> None:
 def tensors_hash(folder: Path, name: str) -> str:
     """The hash of a checkpoint's tensors, as its seal says it. Raises ArtefactError where there is none."""
     path = Path(folder) / name / MANIFEST
-    return str(read_json(path, f"checkpoint {path.parent}")["files"][TENSORS]["sha256"])
+    files = read_json(path, f"checkpoint {path.parent}")["files"]
+    if TENSORS in files:
+        return str(files[TENSORS]["sha256"])
+    return hashlib.sha256(to_json({n: said["sha256"] for n, said in sorted(files.items()) if n != STATE})).hexdigest()
+
+
+def _save_shards(folder: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
+    """Each tensor once, and each part, into a folder that all ranks see."""
+    import torch.distributed.checkpoint as dcp
+    with _quiet():
+        dcp.save({name: _shard(t.detach().cpu(), parts[name]) if name in parts else t.detach().cpu()
+                  for name, t in tensors.items()},
+                 storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _load_shards(folder: Path, parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """What either kind of checkpoint holds; of `parts` the rows that are here."""
+    import torch.distributed.checkpoint as dcp
+    with _quiet():
+        reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS if (folder / SHARDS).exists() else folder))
+        said = reader.read_metadata().state_dict_metadata
+        tensors = {}
+        for name, about in sorted(said.items()):
+            rows = parts[name].here if name in parts else about.size[0] if about.size else None
+            tensors[name] = torch.empty((rows, *about.size[1:]) if rows is not None else (),
+                                        dtype=about.properties.dtype)
+        dcp.load({name: _shard(t, parts[name]) if name in parts else t for name, t in tensors.items()},
+                 storage_reader=reader)
+    return tensors
+
+
+def _shard(here: Tensor, part: Part) -> Any:
+    """Rows of a larger tensor, in the form in which torch.distributed.checkpoint knows where they belong."""
+    from torch.distributed._shard.metadata import ShardMetadata
+    from torch.distributed._shard.sharded_tensor import Shard, init_from_local_shards
+    start = [part.first] + [0] * (here.dim() - 1)
+    mine = [Shard(here, ShardMetadata(start, list(here.shape), f"rank:{ranks.rank()}/cpu"))] if part.here else []
+    return init_from_local_shards(mine, part.rows, *here.shape[1:])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.distributed.checkpoint says of its own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

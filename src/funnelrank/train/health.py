@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import RowGradient, Table
 from funnelrank.errors import TrainingError, listing
@@ -158,18 +159,22 @@ class Watch:
         hooks = [m.register_forward_hook(units(n)) for n, m in self.model.named_modules()
                  if isinstance(m, MLP) and len(m.layers) and isinstance(m.layers[-1]["activation"], nn.ReLU)]
         hooks.append(self.model.funnel.register_forward_hook(
-            lambda module, given, out: span.append(torch.aminmax(out.logits, dim=0))))
+            lambda module, given, out: span.append(torch.aminmax(out.logits, dim=0)) if len(out.logits) else None))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+        alive = {name: ranks.add(lit.int()) > 0 for name, lit in alive.items()}
+        if span:
+            span = [(-ranks.most(-torch.stack([s[0] for s in span]).amin(0)),
+                     ranks.most(torch.stack([s[1] for s in span]).amax(0)))]
         for name, lit in alive.items():
             if (dead := int((~lit).sum())) > DEAD * lit.numel():
                 self._warn(step, f"units of {name}", f"{dead} of {lit.numel()} units of {name} are zero on every row; "
                            "a lower learning rate, or another activation, would help")
         if span:
-            width = torch.stack([s[1] for s in span]).amax(0) - torch.stack([s[0] for s in span]).amin(0)
+            width = span[0][1] - span[0][0]
             for task, own in zip(self.model.tasks, self.model.funnel.slices):
                 if width[own].max() < FLAT:
                     self._warn(step, f"output of {task}", f"task '{task}' is told the same for every row; its features "
@@ -178,7 +183,10 @@ class Watch:
 
     def tables(self, step: int) -> None:
         for name, table in self.model.embedding.tables.items():
-            if (size := largest(table.weight)) > LARGE:
+            size = largest(table.weight)
+            if self.model.embedding.apart:
+                size = ranks.most(torch.tensor(size)).item()
+            if size > LARGE:
                 self._warn(step, f"table {name}", f"table {name} holds weights up to {size:.3g}; a lower "
                            "embedding.optimiser.lr, or its l2, would help")
 
@@ -192,22 +200,25 @@ def _read(model: RankingModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
     """Each feature with what it reads: numbers [B, 1], vectors of ids [B, D], of lists [n, D]."""
     layout, table_of = model.embedding.layout, {}
     for table in model.embedding.tables.values():
-        for space, rows in _spaces(table):
-            table_of.setdefault(space, (table.weight, rows.start))
+        for space, start in table.offset.items():
+            table_of.setdefault(space, (table, start))
     for i, name in enumerate(layout.numbers):
         yield name, batch.numbers[:, i:i + 1]
     for i, name in enumerate(layout.ids):
-        weight, start = table_of[layout.space[name]]
-        yield name, weight[start + batch.ids[:, i].long()]
+        table, start = table_of[layout.space[name]]
+        yield name, table.read(start + batch.ids[:, i].long())
     for i, name in enumerate(layout.lists):
-        weight, start = table_of[layout.space[name]]
-        yield name, weight[start + batch.bags(i)[0].long()]
+        table, start = table_of[layout.space[name]]
+        yield name, table.read(start + batch.bags(i)[0].long())
 
 
 def _spaces(table: Table) -> list[tuple[str, slice]]:
+    """Id spaces with their places in the rows that are here."""
     starts = sorted((o, s) for s, o in table.offset.items())
-    ends = [o for o, _ in starts[1:]] + [len(table.weight)]
-    return [(space, slice(start, end)) for (start, space), end in zip(starts, ends)]
+    ends = [o for o, _ in starts[1:]] + [table.rows]
+    here = [(space, slice(max(start - table.first, 0), min(end - table.first, len(table.weight))))
+            for (start, space), end in zip(starts, ends)]
+    return [(space, rows) for space, rows in here if rows.start < rows.stop]
 
 
 def _spelled(model: RankingModel, table: Table, space: str) -> str:

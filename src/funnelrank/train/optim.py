@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from funnelrank import ranks
 from funnelrank.embedding import native
 from funnelrank.embedding.tables import Embedding, RowGradient, Table
 from funnelrank.settings import DenseOptimiser, RowOptimiser, Schedule
@@ -179,12 +180,16 @@ def schedule_factor(settings: Schedule, step: int, total: int | None) -> float:
     return settings.final + (1 - settings.final) * shape
 
 
-def clip(parameters: list[nn.Parameter], gradients: list[RowGradient], norm: float) -> None:
-    """Scale all gradients, rows included, so that their norm together is at most `norm`."""
+def clip(parameters: list[nn.Parameter], gradients: list[RowGradient], norm: float, sharded: bool = False) -> None:
+    """Scale all gradients, rows included, so that their norm together is at most `norm`. With `sharded`, rows of some
+    tables lie with other ranks, which all ask."""
     grads = [p.grad for p in parameters if p.grad is not None] + [g.grad for g in gradients]
-    if not grads:
+    if not grads and not sharded:
         return
-    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads] or [torch.zeros(())]))
+    if sharded:
+        own = sum((g.grad.square().sum() for g in gradients if g.table.sharded), total.new_zeros(()))
+        total = (total.square() - own + ranks.add(own.clone())).sqrt()
     scale = (norm / (total + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(grads, scale)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import RowGradient
 from funnelrank.ranker import RankingModel
@@ -59,14 +60,18 @@ class Shared:
             said = model.funnel(slots(model.embedding(batch)))
             losses = model.task_losses(said, replace(batch, labels=torch.ones_like(batch.labels),
                                                      weight=torch.ones_like(batch.weight)))
+        reached: dict[str, Tensor] = {}
         for t in range(len(losses)):
             losses[t].backward(retain_graph=True)
             for name, p in parameters.items():
                 if p.grad is not None:
-                    counts[name] += p.grad != 0
+                    reached[name] = p.grad != 0
                 p.grad = None
             for name, g in self._rows(again=True).items():
-                counts[name] += (g.grad != 0).any(0)
+                reached[name] = (g.grad != 0).any(0)
+            for name, count in counts.items():
+                there = reached.pop(name, torch.zeros_like(count, dtype=torch.bool))
+                count += ranks.most(there.int())
         model.embedding.take_gradients()
         for name, reach in self.reach.items():
             reach.copy_(counts[name] > 1)
@@ -74,6 +79,10 @@ class Shared:
     def one(self, loss: Tensor) -> list[RowGradient]:
         """The gradient of one loss: dense ones in `.grad`, those of rows as the engine left them."""
         loss.backward()
+        if self.model.embedding.apart:
+            parameters = list(self.parameters.values())
+            for p, g in zip(parameters, of_all_ranks(parameters, [[p.grad for p in parameters]])[0]):
+                p.grad = g
         return self.model.embedding.take_gradients()
 
     def each(self, losses: Tensor) -> Gradients:
@@ -87,6 +96,9 @@ class Shared:
                 p.grad = None
             rows.append(self._rows(again=True))
         self.model.embedding.take_gradients()
+        if self.model.embedding.apart:
+            each = of_all_ranks(list(self.parameters.values()), list(zip(*dense.values())))
+            dense = {n: list(g) for n, g in zip(dense, zip(*each))}
         names = [n for n, g in dense.items() if any(x is not None for x in g)]
         blocks = [torch.stack([torch.zeros_like(self.parameters[n]) if g is None else g for g in dense[n]]).flatten(1)
                   for n in names]
@@ -97,6 +109,9 @@ class Shared:
                                        for r in rows]).flatten(1))
             shared.append(self.reach[name].expand(len(union.rows), -1).flatten())
         products = torch.stack([(b @ b.T).double() for b in (b * s for b, s in zip(blocks, shared))])
+        if self.model.embedding.sharded:                    # of rows that lie apart, each rank knows its own products
+            own = torch.tensor([0] * len(names) + [u.table.sharded for u in touched.values()], dtype=torch.bool)
+            products[own] = ranks.add(products[own].contiguous())
         return Gradients([*names, *touched], blocks, shared, products, list(touched.values()))
 
     def combine(self, found: Gradients, weights: Tensor, own: Tensor) -> list[RowGradient]:
@@ -110,6 +125,17 @@ class Shared:
     def _rows(self, again: bool) -> dict[str, RowGradient]:
         names = {id(t): f"embedding.tables.{n}" for n, t in self.model.embedding.tables.items()}
         return {names[id(g.table)]: g for g in self.model.embedding.take_gradients(again)}
+
+
+def of_all_ranks(parameters: Sequence[Tensor], each: Sequence[Sequence[Tensor | None]]) -> list[list[Tensor | None]]:
+    """Gradients of the parameters, once or of each of T losses, summed over ranks; None where no rank has one."""
+    there = torch.tensor([[g is not None for g in gradients] for gradients in each], dtype=torch.float32).flatten()
+    flat = torch.cat([there, *(torch.zeros_like(p).flatten() if g is None else g.flatten()
+                               for gradients in each for p, g in zip(parameters, gradients))])
+    there, *parts = ranks.add(flat).split([len(there), *(p.numel() for _ in each for p in parameters)])
+    found = [part.view_as(p) if n else None
+             for part, p, n in zip(parts, [*parameters] * len(each), there.tolist())]
+    return [found[k:k + len(parameters)] for k in range(0, len(found), len(parameters))]
 
 
 def together(gradients: Sequence[RowGradient]) -> RowGradient:

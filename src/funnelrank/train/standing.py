@@ -39,7 +39,7 @@ RECORD = "run.json"
 COMPLETE = ("artefact", "metrics.json", "report.html")      # of a finished run
 # where things lie and how often they are saved decides no number
 FREE = (("train", "out"), ("train", "checkpoint_every"), ("train", "checkpoint_seconds"), ("train", "track"),
-        ("data", "cache"))
+        ("data", "cache"), ("embedding", "sharding"))
 
 
 class Standing:

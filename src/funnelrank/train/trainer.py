@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.errors import ArtefactError, TrainingError, listing
 from funnelrank.loss import calibrator, is_plain, plain_losses
 from funnelrank.ranker import RankingModel
 from funnelrank.settings import Train
 from funnelrank.train.balance import balance_of
-from funnelrank.train.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from funnelrank.train.checkpoint import Part, discard_checkpoints, load_checkpoint, save_checkpoint
 from funnelrank.train.events import Event, Report
 from funnelrank.train.health import (
     Look,
@@ -82,10 +84,12 @@ class Trained:
 
 
 class Trainer:
-    """Trains `model` on `batches`; `judge` evaluates it on valid, or None where there is no valid split."""
+    """Trains `model` on `batches`; `judge` evaluates it on valid, or None where there is no valid split. Of several
+    ranks each has a Trainer; what the first one's `judge` says counts for all.
+    """
 
     def __init__(self, model: RankingModel, settings: Train, weights: Tensor, *, folder: Path, report: Report,
-                 judge: Callable[[], Judged] | None = None, profile: Profile | None = None):
+                 judge: Callable[[], Judged | None] | None = None, profile: Profile | None = None):
         self.model, self.settings, self.folder, self.report, self.judge = model, settings, folder, report, judge
         self.profile = profile
         self.ends: Callable[[str], None] = profile.ends if profile else lambda part: None
@@ -107,7 +111,9 @@ class Trainer:
         self._last_log = (0.0, 0)                                        # when, and rows by then
         self._last_save, self._save_took = 0.0, 0.0
         self.plain = is_plain(model.funnel) and not model.losses
-        self.fuses = True                                                # rows move within backward where they can
+        self.apart = model.embedding.apart                               # one rank of several
+        self.told = self.late = 0               # what ranks agreed on: a signal that one got, time for a checkpoint
+        self.fuses = not self.apart                                      # rows move within backward where they can
         self._losses = torch.zeros(2, len(model.tasks) + 1)              # sums and steps: per task, then calibrator
 
     def run(self, batches: Batches, row_optimiser: RowUpdates, resume: bool = False,
@@ -121,12 +127,13 @@ class Trainer:
         self.updates = row_optimiser
         self.average = Average(self.model, self.model.embedding, s.average) if s.average else None
         if start:
-            self.begin_from(*start)
+            parts = self.parts()
+            self.begin_from({k: parts[k].of(v) if k in parts else v for k, v in start[0].items()}, start[1])
         epochs, total = self._length(len(batches))
         if resume:
             self._resume(batches)
         else:
-            discard_checkpoints(self.folder)
+            ranks.led(lambda: discard_checkpoints(self.folder))
         self.updates.lay_together(self.average)
         self._last_log, self._last_save = (time.perf_counter(), self.rows), time.monotonic()
         with held_signals() as self.asked, self.profile or nullcontext(), _older_garbage_left_alone():
@@ -167,7 +174,7 @@ class Trainer:
                 if self._ended:
                     break
                 self._save_if_due()
-                if self.asked.number:
+                if self.told if self.apart else self.asked.number:
                     self._leave()
             if not every:
                 self._evaluate()
@@ -193,9 +200,9 @@ class Trainer:
         s = self.settings
         self.ends("loading")
         self.balance.begin(batch, self.shared)
-        _, losses, pressed = self._forward(batch)
+        _, losses, pressed, whole = self._forward(batch)
         rest = self._rest(pressed)
-        seen = (self.model.funnel.observed(batch.labels) & (batch.weight > 0).unsqueeze(1)).any(0)      # [T]
+        seen = (self.model.funnel.observed(whole.labels) & (whole.weight > 0).unsqueeze(1)).any(0)      # [T]
         self.ends("forward")
         self._check_finite(losses, rest, batch)
         if self.optimiser:
@@ -206,10 +213,12 @@ class Trainer:
         self.ends("other")
         gradients = self.balance.backward(self.weights * losses, seen, rest, self.shared)
         self.ends("backward")
-        if odd := odd_gradients(self.model, gradients, self.dense):
-            raise stopped("gradient", odd, self.step + 1, self._here, culprits(self.model, batch))
+        odd = odd_gradients(self.model, gradients, self.dense)
+        if self._agree(bool(odd)):
+            odd = list(dict.fromkeys(name for names in ranks.every(odd) for name in names))
+            raise stopped("gradient", odd, self.step + 1, self._here, self._culprits(batch))
         if s.clip_norm:
-            clip(self.dense, gradients, s.clip_norm)
+            clip(self.dense, gradients, s.clip_norm, self.model.embedding.sharded)
         if self.optimiser:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.base_lr * factor
@@ -221,7 +230,7 @@ class Trainer:
             self.average.update(gradients)
         self.ends("dense step")
         self.step += 1
-        self.rows += len(batch)
+        self.rows += len(whole)
         pressed = losses.new_zeros(1) if pressed is None else pressed.detach().view(1)
         self._losses += torch.stack([torch.cat([losses.detach(), pressed]),
                                      torch.cat([seen.float(), seen.new_ones(1).float()])]).cpu()
@@ -230,25 +239,64 @@ class Trainer:
         if self.profile:
             self.profile.step_ends(batch)
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The model's outputs [B, O], losses [T], and the calibrator, where it has a weight."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Batch]:
+        """The model's outputs [B, O], losses [T], the calibrator, where it has a weight, and the batch these are of.
+
+        Of several ranks each computes the losses of all their rows, from outputs that it is told, so that they are what
+        one process would have; gradients flow to the outputs of its own.
+        """
         if not self.model.training:
             self.model.train()
-        funnel, outputs = self.model.funnel, self.model.outputs(batch)
+        with self._own_random():
+            outputs = self.model.outputs(batch)
+        if self.apart:
+            outputs, batch = together(outputs, batch)
+        funnel = self.model.funnel
         if self.plain:
             losses, pressed = plain_losses(funnel, outputs, batch.labels, batch.weight)
         else:
             said = funnel(outputs)
             losses = self.model.task_losses(said, batch)
             pressed = calibrator(said, funnel.parents, funnel.kinds) if self.model.calibrator else losses.new_zeros(())
-        return outputs, losses, pressed if self.model.calibrator else None
+        return outputs, losses, pressed if self.model.calibrator else None, batch
 
     def _rest(self, pressed: Tensor | None) -> Tensor | None:
         """What is minimised beside the tasks' losses: the calibrator times its weight, and parts' penalties."""
         asked = self.model.slots.penalty()
+        if asked is not None and not ranks.first():
+            asked = asked.detach()                       # gradients of ranks are added, and it has no rows to share
         if pressed is None:
             return asked
         return self.model.calibrator * pressed + (0.0 if asked is None else asked)
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Each rank draws numbers of its own for its rows, by seed, step and rank; the shared state stays as it is."""
+        if not self.apart:
+            yield
+            return
+        shared, own = torch.get_rng_state(), np.random.SeedSequence(
+            self.settings.seed, spawn_key=(self.step, ranks.rank()))
+        torch.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(shared)
+
+    def _agree(self, odd: bool) -> bool:
+        """Whether `odd` on any rank; ranks also hear whether one was asked to stop, and whether it is time to save."""
+        if not self.apart:
+            return odd
+        said = torch.tensor([int(odd), self.asked.number or 0, int(ranks.first() and self._is_late())])
+        odd, self.told, self.late = ranks.most(said).tolist()
+        return bool(odd)
+
+    def _culprits(self, batch: Batch) -> list[str]:
+        """What in the batch is odd; of several ranks, each in its own rows of it."""
+        if not self.apart:
+            return culprits(self.model, batch)
+        said = ranks.every(culprits(self.model, batch))
+        return [f"rank {r}: {line}" for r, lines in enumerate(said) for line in lines]
 
     @property
     def _here(self) -> dict[str, Any]:
@@ -261,11 +309,11 @@ class Trainer:
             return
         tasks = [t for t, v in zip(self.model.tasks, losses.tolist()) if not math.isfinite(v)] or [
             "calibrator" if self.model.calibrator else "penalty"]
-        raise stopped("loss", tasks, self.step + 1, self._here, culprits(self.model, batch))
+        raise stopped("loss", tasks, self.step + 1, self._here, self._culprits(batch))
 
     def _check_weights(self) -> None:
         """Rows that nobody reads again would hide them; looked at where weights are saved or evaluated."""
-        if odd := odd_weights(self.model):
+        if odd := sorted({name for names in ranks.every(odd_weights(self.model)) for name in names}):
             raise stopped("weight", odd, self.step, self._here, [f"the steps since {self.saved} broke it"])
 
     def replay(self, batches: Batches, row_optimiser: RowUpdates, step: int, start: Start | None = None) -> Look:
@@ -299,7 +347,7 @@ class Trainer:
 
     def _look(self, batch: Batch) -> Look:
         self.balance.begin(batch, self.shared)
-        outputs, losses, pressed = self._forward(batch)
+        outputs, losses, pressed, batch = self._forward(batch)
         rest = self._rest(pressed)
         said = self.model.funnel(outputs)
         self.model.zero_grad(set_to_none=True)
@@ -355,8 +403,9 @@ class Trainer:
             try:
                 with self.average.swapped_in() if self.average else nullcontext():
                     self._check_weights()
-                    with self.watch.evaluating(self.step), self.asked.let_through():
-                        return self.judge()
+                    # ranks evaluate together: one that left would keep the others waiting
+                    with self.watch.evaluating(self.step), nullcontext() if self.apart else self.asked.let_through():
+                        return ranks.agreed(self.judge())
             except Interrupted:
                 self._leave()
 
@@ -403,6 +452,16 @@ class Trainer:
         if self.device.type == "cuda":
             out["random.device"] = torch.cuda.get_rng_state(self.device)
         return out | {"random": torch.get_rng_state(), "log": self._losses}
+
+    def parts(self) -> dict[str, Part]:
+        """Which of `tensors` are parts of larger ones, whose other rows lie with other ranks."""
+        found = {}
+        for name, table in self.model.embedding.tables.items():
+            if table.sharded:
+                of = [f"model.embedding.tables.{name}.weight", *(f"rows.{name}.{k}" for k in self.updates.state[name])]
+                of += [f"average.rows.{name}", f"average.seen.{name}"] if self.average else []
+                found |= dict.fromkeys(of, Part(table.first, len(table.weight), table.rows))
+        return found
 
     def state(self) -> dict[str, Any]:
         """Everything that is a number: where the run stands."""
@@ -455,7 +514,7 @@ class Trainer:
         """Under either name the whole state, so that whichever the model is left in can be gone on from."""
         began = time.monotonic()
         self._check_weights()
-        save_checkpoint(self.folder, name, self.tensors(), self.state())
+        save_checkpoint(self.folder, name, self.tensors(), self.state(), self.parts())
         if name == "last":
             self.saved, self._last_save = self.step, time.monotonic()
             self._save_took = self._last_save - began
@@ -464,21 +523,27 @@ class Trainer:
             self.profile.begin()
 
     def _save_if_due(self) -> None:
-        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_seconds
-        late = seconds and time.monotonic() - self._last_save >= max(seconds, SAVING_SHARE * self._save_took)
+        every, late = self.settings.checkpoint_every, self.late if self.apart else self._is_late()
         if self.saved != self.step and (late or every and self.step % every == 0):
             self._settle()
             self._save("last")
+
+    def _is_late(self) -> bool:
+        """Whether the clock says that it is time for a checkpoint."""
+        seconds = self.settings.checkpoint_seconds
+        return bool(seconds) and time.monotonic() - self._last_save >= max(seconds, SAVING_SHARE * self._save_took)
 
     def _leave(self) -> None:
         """Checkpoint, and let the signal do what it would have done."""
         if self.step:
             self._save("last")
             self.report({"event": "interrupted", "step": self.step})
+        if self.apart:
+            self.asked.number = self.told
         self.asked.pass_on()
 
     def _resume(self, batches: Batches) -> None:
-        found = load_checkpoint(self.folder, "last")
+        found = load_checkpoint(self.folder, "last", self.parts())
         self.report({"event": "resume", "step": found[1]["step"] if found else 0})
         if found is None:
             return
@@ -498,7 +563,7 @@ class Trainer:
         batches.restore(self.position)
 
     def _load_best(self) -> None:
-        tensors, state = load_checkpoint(self.folder, "best") or ({}, {"step": None})
+        tensors, state = load_checkpoint(self.folder, "best", self.parts()) or ({}, {"step": None})
         if state["step"] != self.best_step or "row_steps" not in state:
             raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be the whole state of step "
                                 f"{self.best_step}, and is of {state['step']}; begin anew with --fresh")
@@ -513,3 +578,20 @@ def _older_garbage_left_alone() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def together(outputs: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    """Every rank's outputs [B, O], and a batch of all their rows that holds what losses read, and no features.
+
+    Gradients flow to this rank's outputs; those of the others are numbers to it.
+    """
+    columns = [outputs.detach(), batch.labels, batch.weight.unsqueeze(1), batch.user.unsqueeze(1)]
+    packed = [c.contiguous().view(torch.int32) for c in columns]                 # the bits, whatever they mean
+    every = ranks.gather(torch.cat(packed, 1))
+    said, labels, weight, user = (part.contiguous().view(c.dtype) for part, c in zip(
+        torch.cat(every).split([p.shape[1] for p in packed], 1), columns))
+    before = sum(len(part) for part in every[:ranks.rank()])
+    empty = lambda x: x.new_empty(len(weight), 0)
+    whole = Batch(empty(batch.ids), empty(batch.numbers), batch.values[:0], batch.offsets[:1], batch.scenario[:0],
+                  labels, weight.squeeze(1), user.squeeze(1))
+    return torch.cat([said[:before], outputs, said[before + len(outputs):]]), whole
