@@ -80,7 +80,7 @@ def written(value) -> str:
 
 
 @given(st.lists(st.tuples(st.just("field"), values), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_whatever_is_written_is_read_back(fields):
     assert plain(read("\n".join(f"{name}: {written(value)}" for name, value in fields), "x")) == fields
 
@@ -90,7 +90,7 @@ PIECES = st.sampled_from(["a", "b_1", ":", "{", "}", "<", ">", "[", "]", ",", ";
 
 
 @given(st.lists(PIECES, max_size=40).map("".join) | st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_text_ends_in_anything_but_fields_or_a_sentence_with_a_line(text):
     try:
         read(text, "x")
