@@ -45,7 +45,7 @@ from funnelrank.evaluate.compare import Contestant, compare
 from funnelrank.evaluate.kept import keep_scores, open_scores
 from funnelrank.evaluate.measure import Scores, measure
 from funnelrank.evaluate.score import score
-from funnelrank.flow import build, encode, fit, open_data, prepare
+from funnelrank.flow import build, encode, fit, keep_encoder, open_data, prepare
 
 ROOT = Path(__file__).parents[1]
 LOGS = {     # example, folder, settings beside the example's
@@ -151,6 +151,7 @@ def opened(name: str, logs: Path, out: Path, more: list[str]) -> Log:
         given["train"] = rows.slice(max(0, len(rows) - HEAD[name]))
     data = open_data(config, **given)
     encoder = prepare(config, data)
+    keep_encoder(config, data, encoder)                # the next call goes on at once
     return Log(name, ROOT / "examples" / example, sets, encoder, encode(config, data, encoder), config)
 
 

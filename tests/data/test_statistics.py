@@ -48,6 +48,9 @@ FEATURES = {
     "cut": {"kind": "number", "column": "count", "boundaries": [1, 3]},
     "long": {"kind": "length", "of": "shown"}, "many": {"kind": "length", "of": "tags"},
     "wait": {"kind": "gap", "since": "before", "until": "time"},
+    "whole": {"min_count": 1}, "flagged": {"column": "flag", "min_count": 1},
+    "whole_brand": {"column": "items.brand", "by": "whole", "space": "brand"},
+    "whole_text": {"column": "whole", "space": "word"}, "whole_pair": {"kind": "cross", "of": ["whole", "flagged"]},
     "item_rate": {"kind": "rate", "of": "item", "task": "click", "period": 10},
     "pair_rate": {"kind": "rate", "of": "pair", "task": "buy", "period": 7},
     "brand_rate": {"kind": "rate", "of": "brand", "task": "click", "period": 10},
@@ -70,6 +73,7 @@ def log(rows=300, seed=0):
         "price": some(np.append(g.normal(0, 9, rows - 3), [np.nan, np.inf, -np.inf]).round(1)),
         "tiny": g.random(rows) * 1e-9, "flag": some(g.random(rows) < 0.3),
         "count": pa.array(g.integers(-3, 5, rows), pa.int16()),
+        "whole": pa.array(g.choice([-2.0, 0.0, 1.0, 3.0, 2.0**53, np.nan], rows)),
         "before": some(g.integers(-10**15, 10**15, rows)), "time": g.integers(-40, 50, rows),
         "click": some(g.integers(0, 2, rows)), "buy": pa.array(g.choice([0.0, 1.0, np.nan], rows))})
 
@@ -139,17 +143,17 @@ def test_an_engine_finds_what_our_own_pass_finds(tmp_path, engine):
 
 
 def test_what_an_engine_cannot_give_the_same_is_left_to_our_own_pass_and_said(tmp_path, engine):
-    """Made columns, times, floats as ids, texts of whole numbers, rates of lists, lists cut once they are looked up,
+    """Made columns, times, dates as ids, texts of whole numbers, rates of lists, lists cut once they are looked up,
     and settings that no expression knows."""
     rows = log()
     g = np.random.default_rng(2)
-    rows = rows.append_column("half", pa.array(g.integers(0, 5, 300).astype(float)))
+    rows = rows.append_column("date", pa.array(g.integers(0, 5, 300).astype(np.int32), pa.date32()))
     rows = rows.append_column("when", pa.array(g.integers(0, 10**6, 300), pa.timestamp("s")))
     rows = rows.append_column("digits", pa.array([f"{a},{b}" for a, b in g.integers(0, 9, (300, 2))]))
     rows = rows.append_column("pieces", pa.array(g.normal(size=(300, 2)).tolist()))
     pq.write_table(rows, tmp_path / "a.parquet")
     features = {
-        "user": {"min_count": 1}, "half": {"min_count": 1}, "code": {"column": "tab", "space": "digits"},
+        "user": {"min_count": 1}, "date": {"min_count": 1}, "code": {"column": "tab", "space": "digits"},
         "digits": {"kind": "bag", "separator": ",", "min_count": 1}, "when": "number", "item": {"min_count": 1},
         "cut_brand": {"kind": "sequence", "column": "items.brand", "by": "shown", "max_len": 2, "min_count": 1},
         "shown": {"kind": "sequence", "space": "item"}, "past": {"kind": "history", "of": "log", "item": "word"},
@@ -162,7 +166,7 @@ def test_what_an_engine_cannot_give_the_same_is_left_to_our_own_pass_and_said(tm
     events = []
     same(fit(settings(features, **with_log), tmp_path), fit(settings(features, engine, **with_log), tmp_path, events))
     assert [e["left"] for e in events if e["event"] == "engine"] == [
-        ["half", "code", "digits", "when", "cut_brand", "past", "since", "liked", "filled", "most", "twice", "pieces",
+        ["date", "code", "digits", "when", "cut_brand", "past", "since", "liked", "filled", "most", "twice", "pieces",
          "seconds"]]
 
 
@@ -262,3 +266,15 @@ def test_what_goes_wrong_in_an_engine_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(ConfigError, match="data.engine: duckdb needs a library .*'funnelrank\\[scale\\]'"):
         fit(settings({"user": {}}, "duckdb"), tmp_path)
+
+
+@pytest.mark.skipif(not all(map(find_spec, ("ibis", "duckdb"))), reason="needs funnelrank[scale]")
+@pytest.mark.parametrize("value", [0.5, float("inf"), 2.0**60])
+def test_an_id_that_is_none_is_our_own_sentence_whoever_counts(tmp_path, value):
+    pq.write_table(log().append_column("code", pa.array([1.0] * 299 + [value])), tmp_path / "a.parquet")
+    said = []
+    for engine in (None, "duckdb"):
+        with pytest.raises(DataError) as raised:
+            fit(settings({"code": {}, "user": {}}, engine), tmp_path)
+        said.append(str(raised.value))
+    assert said[0] == said[1] and "ids are" in said[0] or "store ids as integers" in said[0]

@@ -24,6 +24,7 @@ import pyarrow as pa
 WHITE = ("\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
          "\u200a\u2028\u2029\u202f\u205f\u3000")
 TYPE = {"int": "int64", "string": "string"}
+EXACT = float(2**53)
 LARGEST = sys.float_info.max
 SERIES = 0.01             # below this log(1 + x) is a series of it: the sum 1 + x would lose digits of x
 
@@ -146,6 +147,17 @@ def period(times: Any, length: int) -> Any:
     """floor(time / length) of whole numbers, exact wherever it is exact as a double."""
     within = ((times % length) + length) % length
     return ((times - within) / length).round().cast("int64")
+
+
+def not_whole(values: Any) -> Any:
+    """1 where a float is no id: a fraction, an infinity, or beyond 2^53; 0 elsewhere, NaN and null included."""
+    inside = ibis.ifelse(values.abs() <= EXACT, values, 0.0)           # floor() is of what fits an int64
+    return (~values.isnan() & ((inside.floor() != inside) | (values.abs() > EXACT))).fill_null(False).cast("int64")
+
+
+def whole(values: Any) -> Any:
+    """Floats that are whole numbers as such; null where NaN."""
+    return ibis.ifelse(values.isnan(), ibis.null("float64"), values).cast("int64")
 
 
 def labelled(labels: Any) -> Any:

@@ -7,8 +7,8 @@
     rates          of labels, by period: equal
 
 What an engine cannot give the same is `left` to our own pass over the rows, and said: columns made from event logs,
-rates of lists (they ask for each user's first row in the files' order), ids that are neither whole numbers nor text in
-the files, times. A space is counted in one place, so that one such feature leaves all of its space.
+rates of lists (they ask for each user's first row in the files' order), times, and whatever it would find fault with,
+such as ids that are fractions: so errors are ours. A space is counted in one place; one such feature leaves all of it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class _Asked:
         self.most = max(1000, source.memory // SHARE // LINE)
         self._put_so_far = 0
         self._keys: dict[tuple[str, str], np.ndarray] = {}
+        self.ids = self._ids()
 
     def everything(self, scenario: Family | None) -> Found:
         found, schema = Found(), self.schema
@@ -125,13 +126,26 @@ class _Asked:
             f.kind in ("number", "vector", "gap", "length", "rate") or schema.cut_as(n) == n
             or getattr(f, "space", None) in schema.spaces and schema.spaces[f.space].made == "fitted")]
         if scenario and self._plain(schema.scenario):
-            counts = self.q.counted([self.q.stream(self.train, self.train[schema.scenario], scenario)])
+            counts = self.q.counted([self.q.stream(self.train, self.ids[schema.scenario], scenario)])
             found.scenario = _column(self._fetch(counts, "the scenarios"), "value", TYPE[scenario])
         elif scenario:
             found.left.append("data.scenario")
         return found
 
     # ---- what can be asked
+
+    def _ids(self) -> dict[str, Any]:
+        """Columns of whole numbers, in whichever type, and of texts -> their values as int64 or text."""
+        ids = {c: self.train[c] for c, kind in self.kinds.items() if kind in IDS}
+        ids |= {c: self.train[c].cast("int64") for c, kind in self.kinds.items() if kind == pa.bool_()}
+        of = self.schema.features.values()
+        read = {self.schema.scenario, *(f.column for f in of if f.kind == "id"), *(f.by for f in of)}
+        floats = [c for c in self.train.columns if c in read and self.kinds[c] == pa.float64()]
+        if floats:
+            wrong = {f"n{i}": self.q.not_whole(self.train[c]).sum() for i, c in enumerate(floats)}
+            found = self._fetch(self.train.agg(**wrong)).to_pylist()[0]
+            ids |= {c: self.q.whole(self.train[c]) for i, c in enumerate(floats) if not found[f"n{i}"]}
+        return ids
 
     def _can(self, name: str, long: set[str]) -> bool:
         f = self.schema.features[name]
@@ -179,7 +193,7 @@ class _Asked:
 
     def _plain(self, column: str | None, name: str | None = None) -> bool:
         """A column of whole numbers or texts; of integers, where the space of feature `name` holds them."""
-        return self._kind(column) in IDS and (
+        return column in self.ids and (
             name is None or self._fits(column, self.reader.families[self.schema.features[name].space]))
 
     def _listed(self, column: str, separator: str | None) -> bool:
@@ -191,7 +205,7 @@ class _Asked:
     def _fits(self, column: str, family: Family) -> bool:
         """Whole numbers become texts anywhere; only our own reading of texts as whole numbers names the wrong one."""
         kind = self._kind(column)
-        return family == "string" or (kind.value_type if pa.types.is_large_list(kind) else kind) == pa.int64()
+        return family == "string" or (kind.value_type if pa.types.is_large_list(kind) else kind) != pa.large_string()
 
     def _key(self, name: str) -> bool:
         """Whether a table is looked up by one key a row that an engine can count."""
@@ -231,7 +245,7 @@ class _Asked:
             if table_of(f.column):
                 self._add_attributes(here, n)
             else:
-                values = self.train[f.column] if f.kind == "id" else self.q.latest(
+                values = self.ids[f.column] if f.kind == "id" else self.q.latest(
                     self._elements(f.column, f.separator), f.max_len, getattr(f, "latest", "last")).unnest()
                 streams.append(self.q.stream(self.train, values, family))
         old = self.old.get(name)
@@ -264,8 +278,8 @@ class _Asked:
         """How often the log's column, or the lists in it, name each row of a table."""
         if (by, table) not in self._keys:
             keys = self.reader.tables[table].key
-            values = self.train[by]
-            if not self._plain(by):
+            values = self.ids.get(by)
+            if values is None:
                 values = self._elements(by, self.reader.separator_of(by)).unnest()
             counts = self.q.counted([self.q.stream(self.train, values, keys.family)])
             answer = self._fetch(self._among(counts, keys), f"the keys of table '{table}' in '{by}'")
@@ -292,7 +306,7 @@ class _Asked:
     def _typed(self, name: str) -> Any:
         """An id of the log in the family of its space."""
         f = self.schema.features[name]
-        return self.train[f.column].cast(self.q.TYPE[self.reader.families[f.space]])
+        return self.ids[f.column].cast(self.q.TYPE[self.reader.families[f.space]])
 
     def _cross_codes(self, answer: pa.Table, columns: list[str], parts: list[str]) -> pa.Array:
         """Ids of several columns as one, as Rows.crossed makes it."""
@@ -353,9 +367,9 @@ class _Asked:
             rows = self.train.select(**dict(zip(keys, (self._typed(n) for n in of.of))), **beside)
         elif table_of(of.column):
             table = self.reader.tables[self.reader.lookup(f.of)[0]]
-            keys, rows = ["value"], self.q.stream(self.train, self.train[of.by], table.key.family, **beside)
+            keys, rows = ["value"], self.q.stream(self.train, self.ids[of.by], table.key.family, **beside)
         else:
-            values = self.train[of.column] if of.kind == "id" else self._elements(of.column, of.separator).unnest()
+            values = self.ids[of.column] if of.kind == "id" else self._elements(of.column, of.separator).unnest()
             keys, rows = ["value"], self.q.stream(self.train, values, self.reader.family(f.of), **beside)
         counts = self.q.by_period(rows.drop_null([*keys, "label", "period"]), keys)
         if of.kind != "cross" and table_of(of.column):
