@@ -1,7 +1,8 @@
 # make run    a simulated log, and AITM trained on it: runs/demo
 # make test   the whole test suite
 # make test-peers  our layers and models beside torch-rechub's and FuxiCTR's, under the same weights, in .bench-env
-# make test-distributed  several processes train as one does: sharded tables on torchrec, in .distributed-env
+# make test-distributed  several processes train as one does: sharded tables on torchrec; train counted by Spark (Java 17).
+#             In .distributed-env; LOGS=FOLDER counts the public logs, too
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
 # make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour
@@ -32,6 +33,7 @@ test-peers: .bench-env/tests
 
 test-distributed: .distributed-env/installed
 	.distributed-env/bin/python -m pytest -o addopts="" -q -rs tests/ranks
+	FUNNELRANK_DATA=$(or $(LOGS),$(FUNNELRANK_DATA)) .distributed-env/bin/python -m pytest -o addopts="" -q -rs tests/data/test_statistics.py
 
 chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py
@@ -81,6 +83,6 @@ $(PEERS): benchmarks/peers/requirements.txt constraints.txt
 
 .distributed-env/installed: requirements-distributed.txt constraints.txt pyproject.toml
 	test -x .distributed-env/bin/python || $(PYTHON) -m venv .distributed-env
-	.distributed-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest hypothesis -e .
+	.distributed-env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest hypothesis -e '.[scale,spark]'
 	.distributed-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-distributed.txt
 	touch .distributed-env/installed

@@ -1,6 +1,7 @@
 """Vocabularies, statistics and rates by DuckDB and Spark: what our own pass over train gives."""
 
 import os
+import shutil
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -116,6 +117,8 @@ def same(ours: Encoder, theirs: Encoder, rounding: float = 1e-11) -> None:
 def session():
     """One Spark for all tests; engines use the session that runs."""
     sql = pytest.importorskip("pyspark.sql", reason="needs funnelrank[spark]; make test-distributed installs it")
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        pytest.skip("Spark needs Java 17")
     made = (sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
             .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.sql.shuffle.partitions", "1").config("spark.driver.memory", "1g").getOrCreate())
