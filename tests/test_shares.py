@@ -126,6 +126,15 @@ def test_other_files_or_another_schema_are_fitted_anew(folder):
     assert flow.kept_encoder(read, flow.open_data(read)) is not None
     other = load(config(folder), ["features.item.min_count=2"])
     assert flow.kept_encoder(other, flow.open_data(other)) is None
+    (folder / "items.txt").write_text("1\n2\n")
+    listed = load(config(folder), [f"features.item={{vocab_file: {folder / 'items.txt'}}}"])
+    flow.keep_encoder(listed, flow.open_data(listed), flow.prepare(listed, flow.open_data(listed)))
+    assert flow.kept_encoder(listed, flow.open_data(listed)) is not None
+    (folder / "items.txt").write_text("1\n2\n3\n")
+    assert flow.kept_encoder(listed, flow.open_data(listed)) is None
+    (folder / "items.txt").unlink()
+    with pytest.raises(DataError, match="vocab_file .*: cannot be read"):
+        flow.prepare(listed, flow.open_data(listed))
 
 
 def test_shares_are_refused_where_they_could_not_join(folder):

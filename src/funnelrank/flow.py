@@ -153,8 +153,16 @@ def fitted_folder(config: Config, data: Data) -> Path:
     made_from = {"schema": schema.model_dump(mode="json"), "source": data.sources["train"].fingerprint(),
                  "tables": {name: table.files for name, table in data.tables.items()},
                  "engine": said.engine and said.engine.model_dump(mode="json"),
-                 "files": {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}}
+                 "files": {file: _digest(file) for file in files}}
     return cache_of(config) / f"fitted-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
+
+
+def _digest(file: str) -> str | None:
+    """None where it cannot be read, which fitting says."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def keep_encoder(config: Config, data: Data, encoder: Encoder) -> Path:
