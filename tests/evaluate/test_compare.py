@@ -194,3 +194,27 @@ def test_a_leaderboard_has_the_best_first():
         seeds.leaderboard(runs, "test/buy/auc")
     with pytest.raises(ConfigError, match="is no metric's name"):
         seeds.leaderboard(runs, "auc")
+
+
+def test_the_order_of_amounts_and_classes_is_compared_too(tmp_path):
+    """A better order of amounts, and better classes, are shown; a model against itself differs by nothing."""
+    world = np.random.default_rng(2)
+    amount = np.maximum(world.normal(size=(2000, 1)), 0).astype(np.float32)
+    kind = world.integers(0, 3, 2000)
+
+    def told(noise):
+        g = np.random.default_rng(3)
+        z = (4 * np.eye(3)[kind] + noise * g.normal(size=(2000, 3))).astype(np.float32)
+        log_p = z - np.logaddexp.reduce(z, 1)[:, None]
+        mean = np.exp(amount + noise * g.normal(size=(2000, 1)).astype(np.float32))
+        return said(n=2000, tasks=["spend", "device"], kinds=["ziln", "multiclass"], parents=[None, None],
+                    mean=np.hstack([mean, mean]), labels=np.column_stack([amount[:, 0], kind]).astype(np.float32),
+                    classes={"device": log_p})
+
+    places = [("spend", "spearman"), ("spend", "gini"), ("device", "accuracy"), ("device", "auc_ovr")]
+    found = contest(tmp_path, [told(3.0)], [told(1.0)], metrics=tuple(m for _, m in places))
+    for task, metric in places:
+        one = row(found, task, metric)
+        assert one["better"] == "b" and 0 < one["low"] < one["difference"] < one["high"], one
+    same = contest(tmp_path / "same", [told(1.0)], [told(1.0)], metrics=("spearman", "accuracy"))
+    assert {(r["difference"], r["error"]) for r in same.rows if r["scenario"] is None} == {(0.0, 0.0)}
