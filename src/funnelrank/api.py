@@ -69,6 +69,7 @@ from funnelrank.flow import (
     true_probabilities,
     values_of,
 )
+from funnelrank.network import Network, drawn
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema, who_reads
 from funnelrank.scorer import Kind, with_tables
@@ -645,3 +646,14 @@ def describe(what: Config | str | Path, shapes: bool = False, allow_code: bool =
         return describe_ranker(Ranker._made(what, encoder, build(what, encoder, {})))
     ranker = Ranker.load(what, allow_code)
     return describe_ranker(ranker) if shapes else describe_config(ranker.config)
+
+
+def network(what: Config | str | Path, shapes: bool = False, allow_code: bool = False) -> Network:
+    """The model of a config, or of an artefact's folder, as boxes: see network.py, and picture.svg, which draws them.
+
+    What only a fitted encoder knows of sizes is in it for an artefact, and with `shapes`, which reads train once.
+    """
+    if isinstance(what, Config):
+        return drawn(what, prepare(what, open_data(what)).layout if shapes else None)
+    ranker = Ranker.load(what, allow_code)
+    return drawn(ranker.config, ranker.encoder.layout)

@@ -681,6 +681,7 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
 
 @app.command
 def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parameter(negative=())] = False,
+             network: Annotated[bool, Parameter(negative=())] = False, svg: Path | None = None,
              allow_code: Code = False) -> None:
     """Show what a config or an artefact comes to.
 
@@ -688,6 +689,7 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
 
       funnelrank describe demo.yaml
       funnelrank describe runs/demo --shapes
+      funnelrank describe demo.yaml --network --svg demo.svg
 
     Parameters
     ----------
@@ -695,14 +697,29 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
         A YAML file, a run folder, or the artefact/ in it.
     shapes
         Also list sizes and parameters. Of a YAML file this reads the train rows once.
+    network
+        Also show the network: what each part or block reads and gives, its parameters and multiply-adds, and which
+        features reach which task.
+    svg
+        A file to draw the network into, as a picture that a browser shows.
     """
     if sets and what.is_dir():
         raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
-    if not what.is_dir() and not shapes:
+    if not what.is_dir() and not (shapes or network or svg):
         from funnelrank.describe import describe as describe_config  # without torch, so at once
         return say(describe_config(_load(what, sets, allow_code)))
     from funnelrank import api
-    return say(api.describe(what if what.is_dir() else _load(what, sets, allow_code), shapes, allow_code))
+    found = what if what.is_dir() else _load(what, sets, allow_code)
+    say(api.describe(found, shapes, allow_code))
+    if network or svg:
+        from funnelrank.network import words
+        from funnelrank.picture import svg as drawing
+        model = api.network(found, shapes, allow_code)
+        if network:
+            say("\n" + words(model))
+        if svg:
+            api.write_text(svg, drawing(model))
+            say(f"\n{svg}: {len(model.boxes)} boxes")
 
 
 @app.command(name="import")

@@ -29,7 +29,9 @@ def describe(config: Config, sizes: Mapping[str, int] | None = None) -> str:
     for slot in SLOTS:
         said = settings.model.get(slot)
         for one in said if isinstance(said, list) else [said] if said else []:
-            parts.append((slot, one["name"], ", ".join(f"{k}={_word(v)}" for k, v in one.items() if k != "name")))
+            drawn = {k: ", ".join(v) for k, v in one.items() if k in ("blocks", "packages") and v}
+            parts.append((slot, one["name"], ", ".join(f"{k}={_word(v)}" for k, v in {**one, **drawn}.items()
+                                                       if k != "name")))
     who = [f"{key} {value}" for key in ("scenario", "user", "time", "weight") if (value := getattr(schema, key))]
     return "\n\n".join(filter(None, [
         f"{config.name}: {settings.model.get('name') or 'five slots'}, {schema.reading} reading, calibrator "

@@ -30,7 +30,8 @@ One YAML file with up to seven sections: [data](#data), [features](#features), [
 there; to train, `data.train` as well. A key that is not on this page is an error, and so is a key written twice.
 
 `funnelrank check FILE` says everything that is wrong with a config, each with line and column, and which settings do
-nothing. `funnelrank describe FILE` shows it with every default filled in. Every command that takes a config edits
+nothing. `funnelrank describe FILE` shows it with every default filled in, and with `--network` or `--svg` draws the
+model. Every command that takes a config edits
 single keys of it: `--set train.batch_size=512`, by position in lists: `--set 'model.represent.hidden[0]=64'`.
 
 *Name* is a text without spaces and without `.` `:` `|` `/`. A default of *none* means that the key is off or does not

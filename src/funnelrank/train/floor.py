@@ -14,7 +14,7 @@ are per CPU second of `torch.get_num_threads()` threads, and so is the floor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from math import prod
@@ -92,6 +92,34 @@ def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[P
             if backward:
                 logits.sum().backward()
     return seen.found
+
+
+class Ran(NamedTuple):
+    """What one module of the network did."""
+
+    gave: Any                            # of its last call, in float64
+    products: tuple[Product, ...]        # of all its calls, those of modules inside it included
+
+
+def ran(model: RankingModel, batch: Batch, paths: Collection[str]) -> dict[str, Ran]:
+    """The forward pass as `products` runs it, by modules' paths below `model.slots`; one that did not run is absent."""
+    slots, found, gave = deepcopy(model.slots).double().train(), {}, {}
+    begun: list[int] = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), without_blocks(), _Products() as seen:
+        def begins(module: Any, given: Any) -> None:
+            begun.append(len(seen.found))
+
+        def ends(path: str) -> Callable[..., None]:
+            def hook(module: Any, given: Any, answer: Any) -> None:
+                gave[path] = answer
+                found.setdefault(path, []).extend(seen.found[begun.pop():])
+            return hook
+        for path in paths:
+            module = slots.get_submodule(path)
+            module.register_forward_pre_hook(begins)
+            module.register_forward_hook(ends(path))
+        slots(_leaves(model.embedding(batch)))
+    return {path: Ran(gave[path], tuple(found[path])) for path in found}
 
 
 def multiply_adds(model: RankingModel, batch: Batch) -> int:
