@@ -9,8 +9,9 @@ import torch
 
 from funnelrank import api, cli
 from funnelrank.config import load
+from funnelrank.data.encode import Encoder
 from funnelrank.models import MODELS
-from funnelrank.network import ROWS, VALUES, drawn, expected_layout, some_rows, words
+from funnelrank.network import ROWS, VALUES, drawn, some_rows, words
 from funnelrank.picture import svg
 from funnelrank.ranker import RankingModel
 from funnelrank.simulate import simulate
@@ -60,13 +61,12 @@ def assert_picture(network):
         for a, b, c, d in rects[:i]:
             assert x + w <= a or a + c <= x or y + h <= b or b + d <= y
     left, top, width, height = map(float, tree.get("viewBox").split())
-    assert all(0 <= x and x + w <= width and 0 <= y and y + h <= height for x, y, w, h in rects)
+    assert all(min(x, y) >= 0 and x + w <= width and y + h <= height for x, y, w, h in rects)
 
 
 def test_a_row_costs_what_products_of_many_rows_cost_each():
     said = config("mmoe")
-    layout = expected_layout(said.schema)
-    layout = type(layout)(**{**layout.__dict__, "size": dict.fromkeys(layout.size, VALUES)})
+    layout = Encoder.unfitted(said.schema, VALUES).layout
     torch.manual_seed(0)
     settings = said.settings.model_copy(update={"embedding": said.settings.embedding.model_copy(update={
         "engine": "torch"})})

@@ -707,7 +707,8 @@ def describe(what: Path, /, *, sets: Sets = None, shapes: Annotated[bool, Parame
         raise ConfigError("--set: an artefact's config cannot be edited; describe the YAML file instead")
     if not what.is_dir() and not (shapes or network or svg):
         from funnelrank.describe import describe as describe_config  # without torch, so at once
-        return say(describe_config(_load(what, sets, allow_code)))
+        say(describe_config(_load(what, sets, allow_code)))
+        return
     from funnelrank import api
     found = what if what.is_dir() else _load(what, sets, allow_code)
     say(api.describe(found, shapes, allow_code))

@@ -18,23 +18,20 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from funnelrank import blocks
 from funnelrank.batch import Batch, Layout
 from funnelrank.config import Config
-from funnelrank.data.encode import SCALED, Encoder
-from funnelrank.data.numbers import Scaler
-from funnelrank.data.vocab import Vocab
+from funnelrank.data.encode import Encoder
 from funnelrank.describe import aligned
 from funnelrank.inputs import Inputs
 from funnelrank.models import part_class
 from funnelrank.models.layers import Past, Shape, Vector
 from funnelrank.own_parts import is_own
 from funnelrank.ranker import RankingModel
-from funnelrank.schema import FIRST, Schema, Served, Space
+from funnelrank.schema import FIRST, Schema, Served
 from funnelrank.train.floor import ran
 
 ROWS, VALUES, ENTRIES = 24, 12, 10       # of the batch that is looked at; values of a space; entries of a list
@@ -84,7 +81,7 @@ def drawn(config: Config, layout: Layout | None = None) -> Network:
     settings, schema = config.settings, config.schema
     embedding = settings.embedding.model_copy(update={"engine": "torch", "init_from": None})
     settings = settings.model_copy(update={"embedding": embedding})
-    small = replace(layout or expected_layout(schema), size=dict.fromkeys(schema.spaces, VALUES))
+    small = replace(layout or Encoder.unfitted(schema, VALUES).layout, size=dict.fromkeys(schema.spaces, VALUES))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, batch = RankingModel(settings, schema, small, {}), some_rows(small, ROWS)
@@ -103,18 +100,6 @@ def drawn(config: Config, layout: Layout | None = None) -> Network:
         _draw(found, model, settings.model, schema, costs or {})
         found.reach = reach(model, batch, schema)
     return found
-
-
-def expected_layout(schema: Schema) -> Layout:
-    """The layout of an encoder that nobody has fitted."""
-    values = pa.array(range(VALUES - FIRST))
-    vocabs = {n: Vocab(Space(name=n, made="fitted"), "int", values) for n in schema.spaces}
-    cut = {n: [0.0] for n in schema.features if schema.cut_as(n) == n}
-    scalers = {n: Scaler(False, 0.0, 1.0, None, getattr(f, "indicator", False) is True)
-               for n, f in schema.of_kind(*SCALED).items() if n not in cut}
-    weighted = [n for n, f in schema.of_kind("bag").items() if f.weight_separator]
-    return Encoder(schema, {}, vocabs, scalers, cut, weighted, vocabs and Vocab(
-        Space(name="scenario", made="fitted"), "int", values[:3]) if schema.scenario else None, {}).layout
 
 
 class Cost(NamedTuple):

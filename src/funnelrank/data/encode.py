@@ -48,7 +48,7 @@ from funnelrank.data.spill import Spill
 from funnelrank.data.tables import Dimension, canonical
 from funnelrank.data.vocab import Vocab, digest_values, hash_values, nulls
 from funnelrank.errors import DataError, listing
-from funnelrank.schema import FIRST, OOV, PAD, Schema, table_of, who_reads
+from funnelrank.schema import FIRST, OOV, PAD, Schema, Space, table_of, who_reads
 from funnelrank.sealed import inside, read_json
 from funnelrank.settings import AnyEngine
 
@@ -128,6 +128,18 @@ class Encoder:
         rates = fit_rates(schema, source, Reader(schema, tables, families, fitted["boundaries"]), fitted["boundaries"],
                           old.rates if old else {}, rates)
         return cls(schema, tables, **fitted, rates=rates)
+
+    @classmethod
+    def unfitted(cls, schema: Schema, size: int) -> Encoder:
+        """One that nobody has fitted, for its layout: id spaces of `size` ids, three scenarios, and no number that says
+        where another is missing, unless the config asks for it."""
+        made = lambda name, values: Vocab(Space(name=name, made="fitted"), "int", pa.array(range(values)))
+        cut = {n: [0.0] for n in schema.features if schema.cut_as(n) == n}
+        scalers = {n: Scaler(False, 0.0, 1.0, None, getattr(f, "indicator", False) is True)
+                   for n, f in schema.of_kind(*SCALED).items() if n not in cut}
+        weighted = [n for n, f in schema.of_kind("bag").items() if f.weight_separator]
+        return cls(schema, {}, {n: made(n, size - FIRST) for n in schema.spaces}, scalers, cut, weighted,
+                   made("scenario", 3) if schema.scenario else None, {})
 
     def encode(self, table: pa.Table, where: str, labels: bool = True, only: Collection[str] | None = None) -> Encoded:
         """Rows of the log as arrays. `where` begins the sentence of an error, as 'part-0007.parquet, row group 3'.
