@@ -35,6 +35,8 @@ data_config {
   input_fields { input_name: "tags" input_type: STRING }
   input_fields { input_name: "seen" input_type: STRING }
   input_fields { input_name: "brands" input_type: STRING }
+  input_fields { input_name: "count" input_type: INT32 }
+  input_fields { input_name: "age" input_type: DOUBLE }
   label_fields: "clk"  label_fields: "buy"
   batch_size: 64
   num_epochs: 10000
@@ -47,6 +49,8 @@ feature_config: {
   features: { input_names: "brand" feature_type: IdFeature embedding_dim: 8 hash_bucket_size: 100 }
   features: { input_names: "hour" feature_type: IdFeature embedding_dim: 8 num_buckets: 24 }
   features: { input_names: "price" feature_type: RawFeature boundaries: [1, 5, 20] embedding_dim: 8 }
+  features: { input_names: "count" feature_type: RawFeature }
+  features: { input_names: "age" feature_type: RawFeature min_val: 0 max_val: 100 }
   features: { input_names: "tags" feature_type: TagFeature separator: "|" hash_bucket_size: 50 embedding_dim: 8 }
   features: { input_names: "seen" feature_type: SequenceFeature separator: "|" hash_bucket_size: 500
               embedding_dim: 8 max_seq_len: 20 }
@@ -186,6 +190,50 @@ MODELS = {
         + block("fibinet", 'inputs { block_name: "all" }', """class_name: "FiBiNet" fibinet {
             senet { reduction_ratio: 4 } bilinear { type: "each" num_output_units: 32 } mlp { hidden_units: [16] } }""")
         + 'concat_blocks: ["fibinet", "general"] top_mlp { hidden_units: 8 } } model_params { }',
+    "towers_on_slices": ALL + """model_class: "MultiTaskModel" backbone {
+        blocks { name: "mmoe" inputs { feature_group_name: "all" }
+                 keras_layer { class_name: "MMoE" mmoe { num_task: 2 num_expert: 3 expert_mlp { hidden_units: 16 } } } }
+        blocks { name: "first" inputs { block_name: "mmoe" input_slice: "[0]" } }
+        blocks { name: "second" inputs { block_name: "mmoe" input_fn: "lambda x: x[1]" }
+                 layers { keras_layer { class_name: "Dense" st_params {
+                          fields { key: "units" value { number_value: 16 } }
+                          fields { key: "activation" value { string_value: "relu" } } } } }
+                 layers { keras_layer { class_name: "Dropout" st_params { fields { key: "rate"
+                          value { number_value: 0.1 } } } } } }
+        output_blocks: ["first", "second"] } model_params { """ + towers() + "}",
+    "every_layer": ALL + group("stack", "user", "item", "brand") + group("numbers", "count", "age") + """
+        model_class: "RankModel" backbone {
+        packages { name: "deep" blocks { name: "in" inputs { feature_group_name: "all" }
+            keras_layer { class_name: "MLP" mlp { hidden_units: [16] } } }
+            blocks { name: "normed" inputs { block_name: "in" } keras_layer { class_name: "LayerNormalization" } } }
+        blocks { name: "fields" inputs { feature_group_name: "stack" } input_layer { only_output_3d_tensor: true } }
+        blocks { name: "both" inputs { feature_group_name: "stack" }
+                 input_layer { output_2d_tensor_and_feature_list: true } }
+        blocks { name: "flat" inputs { feature_group_name: "all" }
+                 input_layer { do_layer_norm: true dropout_rate: 0.1 } }
+        blocks { name: "deep" inputs { package_name: "deep" } }
+        blocks { name: "crossed" inputs { block_name: "deep" } inputs { block_name: "deep" }
+                 merge_inputs_into_list: true
+                 recurrent { num_steps: 2 fixed_input_index: 0 keras_layer { class_name: "Cross" } } }"""
+        + block("fm", 'inputs { block_name: "both" input_slice: "[1]" }', 'class_name: "FM" fm { use_variant: true }')
+        + block("dot", 'inputs { block_name: "fields" }', 'class_name: "DotInteraction"')
+        + block("pairs", 'inputs { block_name: "fields" }',
+                'class_name: "Bilinear" bilinear { type: "all" num_output_units: 8 }')
+        + block("autodis", 'inputs { feature_group_name: "numbers" }', """class_name: "AutoDisEmbedding"
+            auto_dis_embedding { embedding_dim: 8 num_bins: 4 keep_prob: 0.8 temperature: 0.5 }""")
+        + block("waves", 'inputs { feature_group_name: "numbers" }',
+                'class_name: "PeriodicEmbedding" periodic_embedding { embedding_dim: 8 sigma: 0.1 }')
+        + block("way", 'inputs { block_name: "flat" }', 'class_name: "Highway" highway { emb_size: 8 num_layers: 2 }')
+        + block("masked", 'inputs { block_name: "deep" } inputs { block_name: "flat" }',
+                'class_name: "MaskBlock" mask_block { output_size: 8 aggregation_size: 8 }',
+                "merge_inputs_into_list: true")
+        + block("added", 'inputs { block_name: "deep" } inputs { block_name: "crossed" }', 'class_name: "Add"',
+                "merge_inputs_into_list: true")
+        + """blocks { name: "towers" inputs { block_name: "flat" }
+                 repeat { num_repeat: 3 keras_layer { class_name: "MLP" mlp { hidden_units: [8] } } } }
+        blocks { name: "mean" inputs { block_name: "towers" } lambda { expression: "lambda x: tf.add_n(x)" } }
+        blocks { name: "first_two" inputs { block_name: "towers" input_slice: "[0:2]" } }
+        top_mlp { hidden_units: 8 } } model_params { }""",
 }
 
 
@@ -203,7 +251,7 @@ def rows(count: int, seed: int = 0) -> str:
         lines.append(",".join(map(str, (
             int(click), int(click and chance.random() < 0.3), f"u{chance.randrange(50)}", f"i{chance.randrange(20)}",
             f"b{chance.randrange(20)}", chance.choice([chance.randrange(24), "", 99]), round(chance.random() * 30, 2),
-            several("t", 4), several("i", 30), several("b", 6)))))
+            several("t", 4), several("i", 30), several("b", 6), chance.randrange(9), chance.choice(["", 20, 55.5])))))
     return "\n".join(lines) + "\n"
 
 

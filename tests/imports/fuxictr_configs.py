@@ -119,6 +119,6 @@ def write_configs(folder: Path, *experiments: str, labels: str = ONE) -> None:
 
 
 def write_rows(folder: Path) -> None:
-    head = "clk,buy,user,item,brand,hour,price,tags,seen,brands\n"
+    head = "clk,buy,user,item,brand,hour,price,tags,seen,brands,count,age\n"
     (folder / "train.csv").write_text(head + rows(300))
     (folder / "valid.csv").write_text(head + rows(150, seed=1))

@@ -113,6 +113,13 @@ def test_empty_cells_are_0_or_the_default_of_the_field(folder):
     assert features["user"] == {"hash_buckets": 1000} and features["lists"] == "off"
 
 
+def test_features_of_the_older_form_are_read(folder):
+    text = config(MMOE)
+    older = text.replace("feature_config: {", "").replace("  features:", "feature_configs")
+    older = older.replace("}\n}\nmodel", "}\nmodel")
+    assert settings_of(folder, older)["features"] == settings_of(folder, text)["features"]
+
+
 def test_input_fields_expand_where_they_are_told_to(folder):
     text = config(MMOE).replace("prefetch_size: 32", """auto_expand_input_fields: true
         input_fields { input_name: "f[1-3]" input_type: DOUBLE }""").replace("feature_config: {", """feature_config: {
@@ -299,6 +306,13 @@ def test_blocks_that_do_not_hang_together_are_told_with_their_line(folder, wrong
     with pytest.raises(ConfigError) as error:
         imported(folder, config(BLOCKS.replace("MORE", wrong)))
     assert words in str(error.value) and all(m.startswith("source.config:") for m in error.value.messages)
+
+
+def test_blocks_on_which_nothing_depends_are_left_out(folder):
+    found = imported(folder, config(BLOCKS.replace("MORE", 'concat_blocks: ["b"]')))
+    assert list(document.read(found.text, "x").value["model"]["represent"]["blocks"]) == ["b"]
+    assert {r.verdict for r in found.rows if r.path == "model_config.backbone.blocks.keras_layer.class_name"} == {
+        "carried", "ignored"}
 
 
 def test_packages_that_are_given_something_share_their_weights(folder):

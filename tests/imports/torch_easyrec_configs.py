@@ -28,6 +28,8 @@ data_config {
   input_fields { input_name: "tags" input_type: STRING }
   input_fields { input_name: "past__item" input_type: STRING }
   input_fields { input_name: "brands" input_type: STRING }
+  input_fields { input_name: "count" input_type: INT32 }
+  input_fields { input_name: "age" input_type: DOUBLE }
   label_fields: "clk"  label_fields: "buy"
   num_workers: 8
 }

@@ -66,6 +66,7 @@ class Reader:
     open: list[str] = field(default_factory=list)
     blocks: dict[str, Section] = field(default_factory=dict)
     read_by: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)              # blocks of which nothing could be made
 
     def __post_init__(self) -> None:
         for block in self.section.sections("blocks"):
@@ -80,8 +81,13 @@ class Reader:
         listed = self.section.texts("output_blocks", "outputs")
         for name in [*joined, *listed]:
             self._known(self.section, "concat_blocks" if name in joined else "output_blocks", name)
-        for name in self.blocks:
-            self.value(name)
+        for name in [*joined, *listed] or self.blocks:
+            if name in self.blocks:
+                self.value(name)
+        for name, block in self.blocks.items() if joined or listed else ():
+            if name not in self.values and name not in self.failed:
+                for entry in block.entries:
+                    entry.judge("ignored", "nothing that comes out depends on this block")
         joined, listed = ([n for n in names if n in self.values] for names in (joined, listed))
         if listed and not joined:
             values = [self.values[n] for n in listed]
@@ -147,6 +153,8 @@ class Reader:
         self.open.pop()
         if made is not None:
             self.values[name] = made
+        else:
+            self.failed.add(name)
         return made
 
     def _made(self, name: str, block: Section) -> Value | None:
@@ -224,7 +232,7 @@ class Reader:
                 if layer.flag(key):
                     layer.approximated(key, "left out where features are read one by one")
             if both:
-                joined = self.draw.add(f"{group}_flat", flat, line=block.line)
+                joined = flat[0] if len(flat) == 1 else self.draw.add(f"{group}_flat", flat, line=block.line)
                 return Value([joined, refs[0]], "list")
             return Value(refs, "stack", None)
         refs = self.ranking.reads(group)

@@ -34,7 +34,8 @@ class Value:
 
     def entry(self, i: int) -> Value | None:
         if self.form == "list" and -len(self.items) <= i < len(self.items):
-            return Value([self.items[i]])
+            of_fields = isinstance(self.items[i], dict) and self.items[i].get("form") == "fields"
+            return Value([self.items[i]], "stack" if of_fields else "vector")
         if self.form == "stack" and self.size is not None and -self.size <= i < self.size:
             return Value([taken(self.items[0], i % self.size)])
         return Value([taken(self.items[0], i)]) if self.form == "stack" and i >= 0 else None

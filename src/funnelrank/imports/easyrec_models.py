@@ -351,7 +351,6 @@ def _ple(model: Section, ranking: Ranking, labels: list[str]) -> None:
 def _esmm(model: Section, ranking: Ranking, labels: list[str]) -> None:
     section, draw = model.section("esmm"), ranking.drawing
     _l2(section, ranking)
-    section.refused("losses", "the loss is that of the funnel")
     first, second = (task(section.section(k), ranking, labels, i) for i, k in enumerate(("ctr_tower", "cvr_tower")))
     section.approximated("ctr_tower", "losses are means over rows, where there they are sums; Adam's steps hardly "
                                       "depend on a loss's scale")

@@ -174,6 +174,7 @@ class Ranking:
         if model == "backbone":
             for block in self._blocks():
                 block["inputs"] = _renamed(block["inputs"], rename)
+            self._prune(outputs)
             drawn: dict[str, Any] = {"blocks": self.drawing.blocks}
             if self.packages:
                 drawn["packages"] = {name: {"blocks": inside.blocks, "output": out, "shared": True}
@@ -185,6 +186,18 @@ class Ranking:
                 self.target.note(("model", "represent", "blocks", name), line)
         self.target.config["model"] = {"name": model, **self.target["model"], **keys}
         self.target.note(("model",), self.source.section("model_config").line)
+
+    def _prune(self, outputs: dict[str, str] | str | None) -> None:
+        """Without blocks that were drawn for something that then read another."""
+        waiting = [outputs] if isinstance(outputs, str) else list((outputs or {}).values())
+        needed: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in self.drawing.blocks and name not in needed:
+                needed.add(name)
+                waiting += [r if isinstance(r, str) else r["of"] for r in _listed(self.drawing.blocks[name]["inputs"])]
+        self.drawing.blocks = {n: b for n, b in self.drawing.blocks.items() if n in needed}
+        self.drawing.lines = {n: at for n, at in self.drawing.lines.items() if n in needed}
 
     def _outputs(self, outputs: dict[str, str] | str) -> dict[str, str] | str:
         """By task where a shared block might be a stack, whose entries would be taken for the tasks'."""
