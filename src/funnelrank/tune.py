@@ -34,7 +34,7 @@ from funnelrank.config import load as load_config
 from funnelrank.data.loader import pack
 from funnelrank.document import write as yaml
 from funnelrank.durable import lock_file
-from funnelrank.errors import ConfigError, FunnelrankError
+from funnelrank.errors import ConfigError, FunnelrankError, TrainingError
 from funnelrank.evaluate import table, tuned
 from funnelrank.evaluate.table import Shown
 from funnelrank.flow import build, encode, fit, open_data, prepare, silent
@@ -281,14 +281,12 @@ def _search(search: Search, jobs: int, study: optuna.Study, report: Report, way:
                         "of": search.tune.trials, "metric": search.metric,
                         "value": t.value, "best": best, "state": t.state.name, "params": dict(t.params),
                         "note": t.user_attrs.get("note")})
-    if jobs == 1:
-        work(search, 0, tell)
-        return
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=work_alone, args=(search, process), daemon=True) for process in range(jobs)]
+    workers = [spawn.Process(target=work_alone, args=(search, process), daemon=True) for process in range(1, jobs)]
     try:
         for worker in workers:
             worker.start()
+        work(search, 0, tell)
         while any(w.is_alive() for w in workers):
             time.sleep(EVERY)
             tell()
@@ -299,8 +297,8 @@ def _search(search: Search, jobs: int, study: optuna.Study, report: Report, way:
         for worker in workers:
             worker.join()
     if broken := [w.exitcode for w in workers if w.exitcode]:
-        raise ConfigError(f"{len(broken)} of {jobs} searching processes ended with code {broken[0]}; what they found "
-                          "is kept, and the same command goes on")
+        raise TrainingError(f"{len(broken)} of {jobs} searching processes ended with code {broken[0]}; what they found "
+                            "is kept, and the same command goes on")
 
 
 def work_alone(search: Search, process: int) -> None:

@@ -82,6 +82,12 @@ def made_run(task="click", scenario="home", text="tasks:\n  click: {}\n", n=2000
                   "training": {"steps": 500, "seconds": 61.0, "rows": 122_000}}}
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Pictures take longer than all the rest of a page."""
+    monkeypatch.setattr(pictures, "_draw", lambda *given: '<svg viewBox="0 0 1 1" role="img"></svg>')
+
+
 def test_the_page_shows_every_part_of_a_run():
     run = made_run()
     page = Page(report.page(run))
@@ -151,7 +157,7 @@ def test_missing_parts_are_said_and_break_nothing(run):
     assert "nan" not in text.lower().split() and "None" not in text
 
 
-def test_every_key_alone_makes_a_page():
+def test_every_key_alone_makes_a_page(at_once):
     run = made_run(n=300)
     for key in run:
         assert len(Page(report.page({key: run[key]})).texts) > 40
@@ -171,7 +177,7 @@ def cells(text, first, nth=0):
     return [[c for c in line.split("|") if c.strip()] for line in lines if line.split("|")[1] == first][nth]
 
 
-def test_lists_show_ids_a_row_and_shares_of_elements():
+def test_lists_show_ids_a_row_and_shares_of_elements(at_once):
     text = report.page(made_run())
     tags = [" ".join(c.split()) for c in cells(text[text.index('id="features"'):], "tags")]
     assert tags == ["tags", "2,000", "0", "6,400", "25.0 %", "5", "0.2 %", "9", "12.8 per row", "400", "1.2 %",
@@ -179,7 +185,7 @@ def test_lists_show_ids_a_row_and_shares_of_elements():
     assert "<mark>12.8" not in text and "<mark>6,400" not in text
 
 
-def test_a_dash_points_to_its_reason_below_the_table():
+def test_a_dash_points_to_its_reason_below_the_table(at_once):
     run = made_run(n=60)        # 60 rows in 4 scenarios: too few positives in each
     text = report.page(run)
     reasons = {r["note"] for r in run["metrics"] if r["metric"] == "auc" and r["task"] and r["scenario"]} - {None}
@@ -198,18 +204,18 @@ def test_what_the_truth_reaches_has_a_table_of_its_own():
     assert heads == [["auc", "violation_<wbr>rate"], ["auc_<wbr>oracle"]]
 
 
-def test_calibration_says_its_split():
+def test_calibration_says_its_split(at_once):
     text = report.page(made_run())
     assert "On test. Each dot" in text and "On valid. Each dot" not in text
 
 
-def test_a_name_of_megabytes_is_shortened():
+def test_a_name_of_megabytes_is_shortened(at_once):
     run = made_run(n=300, scenario="x" * 3_000_000)
     text = report.page(run)
     assert len(text) < 1_000_000 and "x" * 59 + "…</td>" in text and "x" * 200 not in text
 
 
-def test_values_stand_with_half_their_interval_and_dots_with_whiskers():
+def test_values_stand_with_half_their_interval_and_dots_with_whiskers(at_once):
     run = made_run()
     text = report.page(run)
     (row,) = [r for r in run["metrics"] if (r["split"], r["task"], r["scenario"], r["metric"]) == (
@@ -293,7 +299,7 @@ class Traced(HTMLParser):
             self.found.append((of, file, text))
 
 
-def test_every_number_of_the_page_is_that_of_its_row_in_metrics_json():
+def test_every_number_of_the_page_is_that_of_its_row_in_metrics_json(at_once):
     run = made_run(task="click", scenario="home")
     rows = json.loads(table.to_json(run["metrics"]))                 # as the file has them
     found = Traced(report.page(run)).found
