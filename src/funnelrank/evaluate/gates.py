@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funnelrank.batch import Batch
 from funnelrank.evaluate.table import COLUMNS
 from funnelrank.models.aitm import InformationTransfer
+from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.pepnet import GateNU
 from funnelrank.models.ple import Level
 from funnelrank.nn.mix import in_torch
@@ -26,7 +27,7 @@ from funnelrank.ranker import RankingModel
 
 MOST_CANDIDATES = 64
 MOST_SLICES = 25          # scenarios whose shares are told, the largest
-MOST_CELLS = 200          # views times candidates of a gate that are told by scenario, too
+MOST_CELLS = 200          # views times candidates of a gate; of more, as of attention between features, none are told
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,28 @@ def _labelled(gates: Sequence[Gate], modules: Mapping[str, torch.nn.Module], tas
         V, N = g.share.shape[1:]
         call, calls[g.name] = calls[g.name], calls[g.name] + 1
         module, parent = modules[g.name], modules.get(g.name.rsplit(".", 2)[0])
-        views = tuple(tasks) if len(tasks) == V else tuple(("(no scenario)", *scenarios)) if (
-            scenarios and len(scenarios) + 1 == V) else ("",) if V == 1 else tuple(f"view {v}" for v in range(V))
-        candidates = ("opening",) if g.kind == "sigmoid" else tuple(f"expert {n}" for n in range(N))
+        places = ("(no scenario)", *scenarios)
+        by_scenario = getattr(module, "views_per", None) == "scenario" and len(places) == V
+        views = places if by_scenario else tuple(tasks) if len(tasks) == V else ("",) if V == 1 else tuple(
+            f"view {v}" for v in range(V))
+        what = "expert" if hasattr(module, "experts") else "candidate"
+        candidates = ("opening",) if g.kind == "sigmoid" else tuple(f"{what} {n}" for n in range(N))
         if isinstance(parent, InformationTransfer):
             steps = [t for t, before in enumerate(parent.parents) if before]
             last = g.name.rsplit(".", 1)[1]
-            t = steps[call] if last == "all" else int(last)
-            views = (tasks[t],) if V == 1 else tuple(f"{tasks[t]}, head {v}" for v in range(V))
-            candidates = (*(f"from {tasks[p]}" for p in parent.parents[t]), "own tower")
+            t = steps[call % len(steps)] if last == "all" else int(last)
+            of = tasks if parent.tasks == len(tasks) else [f"entry {i}" for i in range(parent.tasks)]
+            views = (of[t],) if V == 1 else tuple(f"{of[t]}, head {v}" for v in range(V))
+            candidates = (*(f"from {of[p]}" for p in parent.parents[t]), "own tower")
         elif isinstance(module, Level):
             shared = [f"shared {n}" for n in range(module.n_shared)]
             own = [f"own {n}" for n in range(module.n_own)]
             candidates = tuple((*own, *shared) if len(tasks) == V and len(own) + len(shared) == N else
                                (*(f"{t} {n}" for t in tasks for n in range(module.n_own)), *shared))
-        elif g.kind == "softmax" and scenarios and len(scenarios) + 1 == N:
-            candidates = ("(no scenario)", *scenarios)
+        elif isinstance(module, ScenarioTowers) and len(places) == N:
+            candidates = places
+        if g.kind == "softmax" and len(candidates) != N:        # of a part that is drawn or written by somebody
+            candidates = tuple(f"candidate {n}" for n in range(N))
         name = g.name.removeprefix("slots.")
         again = sum(x.name == g.name for x in gates) > 1 and not isinstance(parent, InformationTransfer)
         out.append(Gate(f"{name} ({call + 1})" if again else name, g.kind, g.share, g.masked, views, candidates))
@@ -130,8 +137,9 @@ def gate_rows(split: str, gates: Sequence[Gate], tasks: Sequence[str], scenarios
         slices += [(str(scenarios[s - 2]), (codes == s).nonzero().flatten()) for _, s in sizes[:MOST_SLICES]]
     rows = []
     for g in gates:
-        cells = g.share.shape[1] * len(g.candidates)
-        for name, mine in slices if cells <= MOST_CELLS else slices[:1]:
+        if g.share.shape[1] * len(g.candidates) > MOST_CELLS:
+            continue
+        for name, mine in slices:
             share = g.share[mine]
             mean = share.mean(0)                                                         # [V, N]
             for v, view in enumerate(g.views):
