@@ -18,7 +18,7 @@ from funnelrank import config, document
 from funnelrank.durable import replace_file
 from funnelrank.errors import ConfigError
 from funnelrank.imports import easyrec, fuxictr, prototext, torch_easyrec
-from funnelrank.imports.source import VERDICTS, Row, Section, Verdict, of_message, table
+from funnelrank.imports.source import VERDICTS, Row, Section, Verdict, of_message, stop_at, table
 from funnelrank.imports.target import Target
 
 System = Literal["easyrec", "torch_easyrec", "fuxictr"]
@@ -98,8 +98,7 @@ def read(paths: Sequence[Path], system: System | None = None, experiment: str | 
         system, sources = system or _system(source, path), [source]
         {"easyrec": easyrec.read, "torch_easyrec": torch_easyrec.read}[system](source, target)
         name = path.name.split(".")[0] or path.name
-    if faults:
-        raise ConfigError(*sorted(dict.fromkeys(faults), key=_line))
+    stop_at(faults)
     _judge(target)
     rows = tuple(table(sources))
     files = " and ".join(dict.fromkeys(s.file for s in sources))
@@ -144,7 +143,3 @@ def _faults(text: str, path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
         return messages
     return ()
 
-
-def _line(fault: str) -> tuple[str, int]:
-    pieces = fault.split(":")
-    return pieces[0], int(pieces[1]) if len(pieces) > 1 and pieces[1].isdigit() else 0

@@ -14,7 +14,7 @@ from funnelrank.imports import easyrec_models
 from funnelrank.imports.mlps import STARTS
 from funnelrank.imports.optimisers import optimisers, schedule
 from funnelrank.imports.ranking import Ranking
-from funnelrank.imports.source import Section, legal
+from funnelrank.imports.source import Section, legal, stop_at
 from funnelrank.imports.target import Target
 from funnelrank.imports.towers import metric
 
@@ -38,6 +38,7 @@ def read(source: Section, target: Target) -> None:
     _train(source, target)
     _evaluation(source, target)
     labels = source.section("data_config").texts("label_fields", "tasks, by name")
+    stop_at(source.faults)                       # a drawing of features that are not there would say nothing new
     easyrec_models.read(model, ranking, labels)
     source.ignored("exports are made by `funnelrank export`", "export_config")
     source.ignored("notes for people", "description", "version")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from funnelrank.imports.drawing import Drawing, Mlp, Ref, history
-from funnelrank.imports.source import Entry, Section, legal
+from funnelrank.imports.source import Entry, Section, legal, stop_at
 from funnelrank.imports.target import Target
 
 
@@ -140,7 +140,12 @@ class Ranking:
         elif group not in self.used:
             self.used.append(group)
         refs += [self.pooled(f) for f in apart]
-        return refs + self.beside.get(group, [])
+        if not (refs := refs + self.beside.get(group, [])):
+            section = self.group_sections[group]
+            section.faults.append(f"{section.file}:{section.line}: {section.path}: group '{group}' comes to nothing "
+                                  "that can be read; name features")
+            stop_at(section.faults)
+        return refs
 
     def pooled(self, sequence: str) -> str:
         name = f"{legal(sequence)}_pooled"

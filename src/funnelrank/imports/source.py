@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from funnelrank.errors import ConfigError
 from funnelrank.imports.prototext import Message, Word
 
 Verdict = Literal["carried", "approximated", "ignored", "refused"]
@@ -162,7 +163,8 @@ class Section:
 
     def _is(self, entry: Entry, fits: bool, what: str) -> bool:
         if not fits:
-            found = "a section" if isinstance(entry.value, Section) else f"'{str(entry.value)[:60]}'"
+            found = "a section" if isinstance(entry.value, Section) else "nothing" if entry.value is None else (
+                f"'{str(entry.value)[:60]}'")
             self._fault(entry.line, entry.key, f"found {found}; must be {what}")
         return fits
 
@@ -214,6 +216,15 @@ def table(sources: Iterable[Section]) -> list[Row]:
     return [Row(*key, tuple(dict.fromkeys(places))) for key, places in rows.items()]
 
 
-def legal(name: str) -> str:
+def legal(name: str | None) -> str:
     """A name that a config takes: what it may not hold becomes '_'."""
-    return re.sub(r"[\s.:|/]", "_", name) or "_"
+    return re.sub(r"[\s.:|/]", "_", name or "") or "_"
+
+
+def stop_at(faults: list[str]) -> None:
+    """Raises what was found wrong so far, in the order of the files' lines."""
+    def place(fault: str) -> tuple[str, int]:
+        file, line, *_ = [*fault.split(":"), ""]
+        return file, int(line) if line.isdigit() else 0
+    if faults:
+        raise ConfigError(*sorted(dict.fromkeys(faults), key=place))

@@ -15,7 +15,7 @@ from funnelrank.imports.mlps import STARTS
 from funnelrank.imports.networks import attention
 from funnelrank.imports.optimisers import exponential, optimisers
 from funnelrank.imports.ranking import Ranking
-from funnelrank.imports.source import Section, legal
+from funnelrank.imports.source import Section, legal, stop_at
 from funnelrank.imports.target import Target
 from funnelrank.imports.torch_easyrec_models import attention_unit
 
@@ -39,6 +39,7 @@ def read(source: Section, target: Target) -> None:
     source.ignored("exports are made by `funnelrank export`", "export_config")
     source.ignored("of retrieval alone", "item_input_path")
     _groups(model, ranking)
+    stop_at(source.faults)
     torch_easyrec_models.read(model, ranking, data.texts("label_fields", "tasks, by name"))
 
 
