@@ -30,6 +30,8 @@ from funnelrank.settings import Settings
 ROOT = Path(__file__).parents[2]
 ITEMS = pa.table({"item": [0, 1, 2, 3, -4, 11], "brand": ["a", "ä", "b", "b", None, "never"],
                   "tags": ["x|y", " y ", "x||z", None, "z", "x"], "size": [1.5, None, float("inf"), 2e-9, -7.0, 3.0]})
+WORDS = pa.table({"w": ["x", "y", "ab", "zz", "x|y"], "letters": [1, 1, 2, 2, 3]})
+TABLES = {"items": Dimension("items", "item", ITEMS), "words": Dimension("words", "w", WORDS)}
 FEATURES = {
     "user": {"min_count": 2}, "item": {"min_count": 1}, "tab": {"min_count": 1},
     "word": {"max_size": 5, "min_count": 1},
@@ -40,6 +42,9 @@ FEATURES = {
     "shown_brand": {"kind": "sequence", "column": "items.brand", "by": "shown", "space": "brand", "max_len": 9},
     "item_tags": {"kind": "bag", "column": "items.tags", "separator": "|", "space": "tags"},
     "shown_tags": {"kind": "bag", "column": "items.tags", "by": "shown", "separator": "|", "space": "tags"},
+    "tag_letters": {"kind": "bag", "column": "words.letters", "by": "tags", "min_count": 1},
+    "all_letters": {"column": "words.letters", "by": "tags", "min_count": 1},
+    "word_letters": {"kind": "number", "column": "words.letters", "by": "word"},
     "pair": {"kind": "cross", "of": ["item", "word"], "min_count": 2, "max_size": 7},
     "price": "number", "plain": {"kind": "number", "column": "price", "log": False, "scale": "minmax"},
     "tiny": "number", "flag": "number", "count": {"kind": "number", "log": False, "indicator": True},
@@ -81,7 +86,8 @@ def log(rows=300, seed=0):
 
 def settings(features=FEATURES, engine=None, **data):
     return Settings.model_validate({
-        "data": {"scenario": "tab", "user": "user", "time": "time", "tables": {"items": {"path": "x", "key": "item"}},
+        "data": {"scenario": "tab", "user": "user", "time": "time", "tables": {
+            "items": {"path": "x", "key": "item"}, "words": {"path": "x", "key": "w"}},
                  "engine": {"name": engine} if isinstance(engine, str) else engine, **data},
         "features": {"lists": "off", **features}, "tasks": {"click": {}, "buy": {}}})
 
@@ -90,7 +96,7 @@ def fit(said, folder, events=None, source=None, old=None):
     schema, says = resolve(said), [] if events is None else events
     source = source or with_histories(open_source(str(folder / "*.parquet"), said.data, "train"), schema,
                                       open_events(schema, said.data))
-    tables = {"items": Dimension("items", "item", ITEMS)} if schema.tables["items"].columns else {}
+    tables = {name: table for name, table in TABLES.items() if schema.tables[name].columns}
     return Encoder.fit(schema, source, tables, old=old, scratch=folder / "scratch", says=says.append,
                        engine=said.data.engine)
 
@@ -244,7 +250,7 @@ def test_rows_that_no_engine_reads_the_same_are_refused(tmp_path):
         fit(said, tmp_path, source=open_source(log(), said.data, "train"))
     pq.write_table(log(), tmp_path / "a.parquet")
     source = open_source(str(tmp_path / "a.parquet"), said.data, "train")
-    sifted = sift(source, resolve(said), {"items": Dimension("items", "item", ITEMS)})
+    sifted = sift(source, resolve(said), TABLES)
     with pytest.raises(ConfigError, match="data.engine: data.on_error: skip leaves out single rows"):
         fit(said, tmp_path, source=sifted)
 

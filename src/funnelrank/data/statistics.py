@@ -102,7 +102,7 @@ class _Asked:
         self.kinds = {c: source.columns.field(c).type for c in self.train.columns}
         self.most = max(1000, source.memory // SHARE // LINE)
         self._put_so_far = 0
-        self._keys: dict[tuple[str, str], np.ndarray] = {}
+        self._keys: dict[tuple[str, str, bool], np.ndarray] = {}
         self.ids = self._ids()
 
     def everything(self, scenario: Family | None) -> Found:
@@ -265,8 +265,7 @@ class _Asked:
 
     def _add_attributes(self, counts: Counts, name: str) -> None:
         """Counts of a table's column: each row of the table as often as the log names its key."""
-        f = self.schema.features[name]
-        times = self._times(f.by, self.reader.lookup(name)[0])
+        f, times = self.schema.features[name], self._times(name)
         if not self._ragged_inside(name):
             counts.add(self.reader.table_ids(name), times)
             return
@@ -274,19 +273,20 @@ class _Asked:
         values, offsets, _ = newest(listed, f)
         counts.add(values.array(), np.repeat(times, np.diff(offsets)))
 
-    def _times(self, by: str, table: str) -> np.ndarray:
-        """How often the log's column, or the lists in it, name each row of a table."""
-        if (by, table) not in self._keys:
+    def _times(self, name: str) -> np.ndarray:
+        """How often the log's column, or the lists in it, name each row of the table that a feature is looked up in."""
+        f, (table, _) = self.schema.features[name], self.reader.lookup(name)
+        by, separator = f.by, self.reader.separator_of(f.by)
+        listed = f.kind in ("bag", "sequence") and (by not in self.ids or separator is not None)
+        if (by, table, listed) not in self._keys:
             keys = self.reader.tables[table].key
-            values = self.ids.get(by)
-            if values is None:
-                values = self._elements(by, self.reader.separator_of(by)).unnest()
+            values = self._elements(by, separator).unnest() if listed else self.ids[by]
             counts = self.q.counted([self.q.stream(self.train, values, keys.family)])
             answer = self._fetch(self._among(counts, keys), f"the keys of table '{table}' in '{by}'")
             times = np.zeros(len(keys), np.int64)
             times[keys.find(_column(answer, "value", TYPE[keys.family]))] = _whole(answer, "count")
-            self._keys[by, table] = times
-        return self._keys[by, table]
+            self._keys[by, table, listed] = times
+        return self._keys[by, table, listed]
 
     def _among(self, counts: Any, keys: Any) -> Any:
         """Only the values that are keys."""
@@ -329,8 +329,7 @@ class _Asked:
                                               cuts)
         for n in (n for n in names if n not in columns):
             found[n] = NumberStatistics(said[n])
-            times = self._times(said[n].by, self.reader.lookup(n)[0])
-            found[n].add_times(self.reader.table_numbers(n)[:-1], times, answer["rows"])
+            found[n].add_times(self.reader.table_numbers(n)[:-1], self._times(n), answer["rows"])
         return found
 
     def _values_of(self, name: str) -> Any:
