@@ -32,7 +32,7 @@ from funnelrank.config import Config, load
 from funnelrank.data.loader import Loader
 from funnelrank.models import MODELS
 from funnelrank.simulate import simulate
-from funnelrank.train.floor import products
+from funnelrank.train.floor import multiply_adds
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "models"
@@ -96,7 +96,7 @@ def measured(name: str, folder: Path, cache: Path, seconds: float) -> Cost:
     model = flow.build(config, encoder, splits)
     loader = Loader(splits["train"], encoder.layout, BATCH, shuffle=True)
     batch = next(loader.epoch(0))
-    counted = sum(n * m * k * p for n, m, k, p in products(model, batch, backward=False)) / len(batch)
+    counted = multiply_adds(model, batch) / len(batch)
 
     windows = Windows(loader, seconds)
     make, flow.Loader = flow.Loader, lambda *a, **k: windows

@@ -78,6 +78,12 @@ def test_the_columns_that_freeze_are_the_users_lists():
     assert columns(near={"kind": "sequence", "column": "items.near"}) == ["shown", "liked"]     # by item: one id a row
 
 
+def test_a_number_pooled_of_a_users_list_freezes_with_it():
+    pooled = {"kind": "number", "column": "tags", "pool": "mean"}
+    columns = lambda **more: frozen_columns(open_source(LOG, Data(), "test"), resolve(settings(n={**pooled, **more})))
+    assert columns(role="user") == ["shown", "liked", "tags"] and columns() == ["shown", "liked"]
+
+
 @given(st.lists(st.tuples(st.none() | st.sampled_from("abc"), st.none() | st.integers(-3, 3) | st.just(2**62)),
                 max_size=25, min_size=1), st.integers(1, 26), st.booleans())
 @run(deadline=None, max_examples=60)

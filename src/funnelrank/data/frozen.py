@@ -23,14 +23,15 @@ LAST = np.iinfo(np.int64).max        # a row without a time comes after all that
 def frozen_columns(source: Source, schema: Schema) -> list[str]:
     """The log's columns that hold a user's lists, in the schema's order.
 
-    Those are the columns of `sequence` features, and of `bag` features of role `user`: list columns, texts that a
-    separator cuts, and the list of keys that a table's column is looked up `by`. A bag of another role, such as the
-    candidate's tags, belongs to the row and stays.
+    Those are the columns of `sequence` features, and of `bag` features and numbers `pool`ed from lists that have the
+    role `user`: list columns, texts that a separator cuts, and the list of keys that a table's column is looked up
+    `by`. A bag of another role, such as the candidate's tags, belongs to the row and stays.
     """
     columns = []
-    for f in schema.of_kind("sequence", "bag").values():
+    for f in schema.of_kind("sequence", "bag", "number").values():
         column = f.by if table_of(f.column) else f.column
-        if column not in source.columns.names or (f.kind == "bag" and f.role != "user"):
+        if column not in source.columns.names or (f.kind != "sequence" and f.role != "user") or (
+                f.kind == "number" and f.pool is None):
             continue
         if pa.types.is_large_list(source.columns.field(column).type) or (not table_of(f.column) and f.separator):
             columns.append(column)

@@ -39,7 +39,7 @@ class VariationalDropout(nn.Module):
     needs = Needs()
     reads, changes = {"flat": None}, ("flat", "fields")
 
-    def __init__(self, spec: Spec, *, price: Annotated[float, Gt(0)] = 1e-4,
+    def __init__(self, spec: Spec, *, price: Annotated[float, Gt(0)] = 1e-3,
                  start: Annotated[float, Gt(0), Lt(1)] = 0.9):
         super().__init__()
         self.spec, self.price = spec, price
