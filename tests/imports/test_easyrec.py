@@ -257,6 +257,7 @@ def test_optimiser_and_course_of_the_learning_rate(folder):
     assert said["train"]["optimiser"] == {"name": "adam", "lr": 0.001, "l2": 1e-6}
     assert said["train"]["schedule"] == {"name": "exponential", "decay": 0.5, "every": 1000, "final": 0.01}
     assert said["embedding"]["optimiser"] == {"name": "adam", "lr": 0.001, "l2": 5e-6} and said["train"]["steps"] == 20
+    assert (said["embedding"]["width"], said["embedding"]["init"]) == (8, 0.3536)
     two = config(MMOE).replace("num_steps: 20", """num_steps: 20 optimizer_config { sgd_optimizer {
         learning_rate { constant_learning_rate { learning_rate: 0.1 } } } }""")
     assert settings_of(folder, two)["train"]["optimiser"]["name"] == "sgd"

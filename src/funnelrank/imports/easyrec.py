@@ -11,7 +11,6 @@ from typing import Any
 
 from funnelrank.expression import FUNCTIONS, Name, parse
 from funnelrank.imports import easyrec_models
-from funnelrank.imports.mlps import STARTS
 from funnelrank.imports.optimisers import optimisers, schedule
 from funnelrank.imports.ranking import Ranking
 from funnelrank.imports.source import Section, legal, stop_at
@@ -21,6 +20,7 @@ from funnelrank.imports.towers import metric
 TYPES = {"INT32": "int", "INT64": "int", "STRING": "text", "FLOAT": "float", "DOUBLE": "float", "BOOL": "int"}
 CSV = ("CSVInput", "CSVInputV2", "CSVInputEx")
 ONE_MACHINE = "it says how several machines work together; this is one"
+ROWS_START = "all rows start from N(0, embedding.init)"
 PACE = "it changes how fast rows are read, not which"
 
 
@@ -40,6 +40,8 @@ def read(source: Section, target: Target) -> None:
     labels = source.section("data_config").texts("label_fields", "tasks, by name")
     stop_at(source.faults)                       # a drawing of features that are not there would say nothing new
     easyrec_models.read(model, ranking, labels)
+    if width := target["embedding"].get("width"):
+        target["embedding"]["init"] = round(width ** -0.5, 4)      # as TensorFlow's columns start where nothing is said
     source.ignored("exports are made by `funnelrank export`", "export_config")
     source.ignored("notes for people", "description", "version")
 
@@ -157,7 +159,11 @@ def _feature(section: Section, ranking: Ranking, fields: dict[str, dict[str, Any
             section.faults.append(f"{section.file}:{section.line_of('input_names')}: {section.path}.input_names: no "
                                   f"input field '{column}' is declared")
     width = section.whole("embedding_dim", to="embedding.width, or the width of its space in embedding.spaces")
-    section.ignored(STARTS, "initializer")
+    if section.has("initializer"):
+        section.section("initializer")
+        section.approximated("initializer", ROWS_START)
+        for _, entry in section.section("initializer").all_entries():
+            entry.judge("approximated", ROWS_START)
     section.ignored("tables stand on one machine", "max_partitions")
     section.ignored("numbers stay numbers", "precision")
     field = fields.get(inputs[0], {"type": "text", "default": None})

@@ -18,6 +18,7 @@ from funnelrank.imports.source import Section, legal, of_mapping
 from funnelrank.imports.target import Target
 
 FILES = ("dataset_config", "model_config")
+START = 1e-4                     # the spread that its vectors start with where nothing is said
 CLIP = 10.0                      # what its trainer clips the gradients' norm to where nothing is said
 POOLING = re.compile(r"(layers\.)?Masked(Average|Sum)Pooling\(\)")
 RUN = "it says how its own program runs, not what is learnt"
@@ -205,7 +206,7 @@ class Import:
         if section.has("pretrained_emb"):
             section.refused("pretrained_emb", "vectors made elsewhere are named in data.vectors, and read by "
                                               "embedding.spaces.NAME.pretrained")
-            section.refused("freeze_emb", "vectors made elsewhere are named in data.vectors")
+            section.ignored("there are no such vectors yet", "freeze_emb")
         if section.has("embedding_dim") and (width := section.whole("embedding_dim", to="embedding.spaces.*.width")):
             self.target["embedding"].setdefault("spaces", {})[own] = {"width": width}
         if section.has("share_embedding"):
@@ -299,6 +300,7 @@ class Import:
         put("train.clip_norm", clip or None, said.line("max_gradient_norm") if said.has("max_gradient_norm") else None)
         self.target["train"]["average"] = None
         started = said.text("embedding_initializer", to="embedding.init")
+        put("embedding.init", START)
         if started and (spread := re.search(r"std\s*=\s*([0-9.]+(?:e-?[0-9]+)?)", started)):
             put("embedding.init", float(spread[1]), said.line("embedding_initializer"))
         elif started:

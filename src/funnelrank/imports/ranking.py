@@ -58,23 +58,24 @@ class Ranking:
 
     def attend(self, section: Section, sequence: str, key: str) -> bool:
         """Let blocks read a sequence against the row's `key`: both share one id space from here on."""
-        where = f"{section.file}:{section.line}: {section.path}"
+        where, said_in = f"{section.file}:{section.line}: {section.path}", next(
+            (k for k in ("hist_seq", "feature_names", "output_seq_and_normal_feature") if section.has(k)), "inputs")
         for name in (sequence, key):
             if name not in self.features:
                 section.faults.append(f"{where}: no feature '{name}' is declared")
                 return False
         said, target = self.features[sequence], self.features[key]
         if target.get("kind", "id") != "id":
-            section.refused("key", f"'{key}' is no id feature, and a history is compared with one")
+            section.refused(said_in, f"'{key}' is no id feature, and a history is compared with one")
             return False
         if said.get("target", key) != key:
-            section.refused("key", f"'{sequence}' is already compared with '{said['target']}'; declare the sequence "
-                                   "twice, once for each")
+            section.refused(said_in, f"'{sequence}' is already compared with '{said['target']}'; declare the sequence "
+                                     "twice, once for each")
             return False
         space = target.get("space", key)
         if said.get("space", sequence) != space:
-            section.approximated("hist_seq", "a history shares the id space and the vectors of what it is compared "
-                                             "with; here each had its own")
+            section.approximated(said_in, "a history shares the id space and the vectors of what it is compared with; "
+                                          "there each had its own")
         kept = {k: v for k, v in said.items() if k not in ("kind", "space", "hash_buckets", "num_buckets", "vocab_list",
                                                            "vocab_file", "unknown", "pool", "max_len", "latest",
                                                            "min_count")}

@@ -136,6 +136,9 @@ class Section:
             self._judge(key, "ignored", why)
 
     def refused(self, key: str, why: str) -> None:
+        """Also of a key that is not written: then its default is what cannot be."""
+        if not self.has(key):
+            self.entries.append(Entry(key, None, self.line, self.file))
         self._judge(key, "refused", why)
 
     def all_entries(self) -> Iterator[tuple[str, Entry]]:

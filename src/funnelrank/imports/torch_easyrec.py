@@ -10,8 +10,7 @@ from typing import Any
 
 from funnelrank.expression import Name, parse
 from funnelrank.imports import torch_easyrec_models
-from funnelrank.imports.easyrec import ONE_MACHINE, PACE, TYPES, name_in
-from funnelrank.imports.mlps import STARTS
+from funnelrank.imports.easyrec import ONE_MACHINE, PACE, ROWS_START, TYPES, name_in
 from funnelrank.imports.networks import attention
 from funnelrank.imports.optimisers import exponential, optimisers
 from funnelrank.imports.ranking import Ranking
@@ -134,7 +133,7 @@ def _declare(section: Section, name: str, said: dict[str, Any], ranking: Ranking
         section.approximated("feature_name", f"named '{own}' here")
     if space := section.text("embedding_name", to="features.*.space"):
         said["space"] = legal(space)
-    section.ignored(STARTS, "init_fn")
+    section.approximated("init_fn", ROWS_START)
     section.ignored(SHARDS, "embedding_constraints", "data_type")
     section.ignored("files say what columns hold", "fg_value_type", "asset_dir", "sequence_fields")
     section.ignored("features are made while rows are read", "fg_encoded_default_value", "stub_type")
