@@ -303,7 +303,7 @@ def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mappin
     last, encoded = list(shown.items())[-1]
     device = next(iter(model.funnel.buffers())).device
     some = pack(encoded, np.unique(np.linspace(0, len(encoded) - 1, min(LOOKED_AT, len(encoded))).astype(np.int64)))
-    few = pack(encoded, slice(0, COUNTED)).to(device)
+    few, more = (pack(encoded, slice(0, n)).to(device) for n in (2, COUNTED))    # what a batch needs once is no row's
     own = any(own_parts.named(config.settings.model))           # of which nobody knows whether it may be computed twice
     tables = sum(t.rows * t.width for t in model.embedding.tables.values())
     after = {t.name: t.after for t in config.schema.tasks}
@@ -314,7 +314,8 @@ def _facts(config: Config, model: RankingModel, encoder: Encoder, splits: Mappin
             *gate_rows(last, gates_of(model, some.to(device), encoder.layout.scenarios), model.tasks,
                        encoder.layout.scenarios, some.scenario.numpy() if config.schema.scenario else None),
             *cost_rows(sum(p.numel() for p in model.parameters() if p.requires_grad) + tables, tables,
-                       None if own else multiply_adds(model, few) / len(few))]
+                       None if own or len(more) == len(few) else
+                       (multiply_adds(model, more) - multiply_adds(model, few)) / (len(more) - len(few)))]
 
 
 def finished(folder: Path, allow_code: bool = False) -> Run:
