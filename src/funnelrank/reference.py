@@ -25,8 +25,9 @@ INTRO = """\
 
 <!-- Made by `python -m funnelrank.reference > docs/config.md`; change the settings, not this page. -->
 
-One YAML file with up to seven sections: [data](#data), [features](#features), [tasks](#tasks),
-[embedding](#embedding), [model](#model), [train](#train), [evaluate](#evaluate). Only `features` and `tasks` must be
+One YAML file with up to nine sections: [data](#data), [features](#features), [tasks](#tasks),
+[embedding](#embedding), [model](#model), [train](#train), [calibrate](#calibrate), [evaluate](#evaluate),
+[tune](#tune). Only `features` and `tasks` must be
 there; to train, `data.train` as well. A key that is not on this page is an error, and so is a key written twice.
 
 `funnelrank check FILE` says everything that is wrong with a config, each with line and column, and which settings do
