@@ -13,7 +13,7 @@ LAYERS = [
     ["errors", "stopping", "expression"],
     ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
      "durable", "sealed"],
-    ["batch", "inputs", "kernels", "tensors", "ranks"],
+    ["batch", "inputs", "kernels", "tensors", "ranks", "onnx_runtime"],
     ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
     ["ranker"],

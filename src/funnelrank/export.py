@@ -32,6 +32,7 @@ from funnelrank.batch import Batch
 from funnelrank.durable import new_folder, write_failure
 from funnelrank.errors import ConfigError, TrainingError, listing
 from funnelrank.nn.linear import without_blocks
+from funnelrank.onnx_runtime import session
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema
 from funnelrank.scorer import Feed, Kind, Scorer
@@ -135,13 +136,10 @@ def opened(to: Form, folder: Path, name: str) -> Run:
     if to == "aoti":
         package = torch._inductor.aoti_load_package(str(folder / "model.pt2"))
         return lambda fed: _numpy(package(*fed.values()))
-    import onnxruntime as runtime  # an extra, and slow to come
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    path = folder / ("model.onnx" if to in ("onnx", "serve") else f"{name}/1/model.onnx")
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    known = {i.name for i in session.get_inputs()}
-    return lambda fed: session.run(None, {k: v.numpy() for k, v in fed.items() if k in known})
+    graph = session(folder / ("model.onnx" if to in ("onnx", "serve") else f"{name}/1/model.onnx"),
+                    torch.get_num_threads())
+    known = {i.name for i in graph.get_inputs()}
+    return lambda fed: graph.run(None, {k: v.numpy() for k, v in fed.items() if k in known})
 
 
 def _numpy(found: Sequence[Tensor]) -> list[np.ndarray]:

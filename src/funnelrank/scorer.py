@@ -78,7 +78,7 @@ class Scorer(nn.Module):
         for i, g in enumerate(self.needs.groups):
             self.register_buffer(f"group_{i}", embedding.groups[g], persistent=False)
         self.shares = bool(self.users.inputs)
-        self.splits = self.shares and splits(self.model)
+        self.splits = self.shares and bool(self.rows.inputs) and splits(self.model)
         self.at = sum(p.width for p in self.users.pieces)      # flat begins with what is the user's
         self.inputs = [*self.users.inputs, *self.rows.inputs]
         if self.needs.scenario or model.calibration is not None:

@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
 
 from funnelrank.artefact import SERVED, understood
 from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.golden import Golden
 from funnelrank.errors import ArtefactError
+from funnelrank.onnx_runtime import session
 from funnelrank.sealed import open_sealed, read_json
-
-FAULTS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile)
 
 
 class _Input(NamedTuple):
@@ -38,14 +35,7 @@ class OnnxEngine:
     def __init__(self, folder: Path, encoder: Encoder, golden: Golden, about: dict[str, Any], said: dict[str, Any],
                  threads: int = 1):
         self.encoder, self.golden, self.about = encoder, golden, about
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        try:
-            self.session = onnxruntime.InferenceSession(folder / "model.onnx", options,
-                                                        providers=["CPUExecutionProvider"])
-        except FAULTS as error:
-            raise ArtefactError(f"{folder}: ONNX Runtime {onnxruntime.__version__} does not take its graph "
-                                f"({str(error).splitlines()[0][:200]}); export it again") from None
+        self.session = session(folder / "model.onnx", threads)
         known = {i.name for i in self.session.get_inputs()}            # a graph drops what it does not read
         self.inputs = [self._input(one) for one in said["inputs"] if one["name"] in known]
         outputs = [o.name for o in self.session.get_outputs()]

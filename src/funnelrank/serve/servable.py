@@ -88,12 +88,12 @@ class Servable:
         """
         path = artefact_folder(folder)
         if kind_of(path) == SERVED:
+            from funnelrank.serve.onnx_engine import OnnxEngine
             try:
-                from funnelrank.serve.onnx_engine import OnnxEngine  # an extra
+                engine = OnnxEngine.load(path, threads)
             except ModuleNotFoundError as error:
                 raise ConfigError(f"serve: {folder} needs the library '{error.name}', which is not installed; "
                                   "pip install 'funnelrank[serve]'") from None
-            engine = OnnxEngine.load(path, threads)
         else:
             from funnelrank.serve.torch_engine import TorchEngine  # slow to come, and not needed by the other
             engine = TorchEngine.load(path, threads, allow_code)
