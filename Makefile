@@ -5,7 +5,8 @@
 #             In .distributed-env; LOGS=FOLDER counts the public logs, too
 # make chaos  kills short runs at 100 random moments, and counts how many end bitwise equal; then damaged and hostile
 #             files by the thousand: the right result or one sentence
-# make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour
+# make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour. Requests drawn from
+#             its OpenAPI document, too, with SCHEMATHESIS=PROGRAM
 # make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
@@ -40,7 +41,7 @@ chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos_files.py
 
 chaos-serve: $(INSTALLED)
-	$(BIN)/python benchmarks/chaos_serve.py
+	$(BIN)/python benchmarks/chaos_serve.py $(if $(SCHEMATHESIS),--schemathesis $(SCHEMATHESIS))
 
 grid: $(INSTALLED)
 	$(BIN)/python tests/models/grid.py

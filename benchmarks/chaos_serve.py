@@ -8,6 +8,8 @@ reloads   new versions under load, a third of them broken: every answer is right
 kills     SIGKILL and SIGTERM under load, of a model with a table of a million rows: ready again, and on SIGTERM every
           request that came is answered
 soak      requests at a steady rate: memory stays level, no error
+schema    with --schemathesis PATH, its program in an environment of its own (pip install schemathesis): requests drawn
+          from /openapi.json; no 5xx, no status or body that the document does not have, no hang
 
 Served are folders that `export --to serve` wrote; with --run, runs' own folders, by torch. Everything on loopback.
 Prints counts; exit code 1 where something did not hold.
@@ -256,6 +258,17 @@ def soak(folder: Path, seconds: float, share: float = 0.8) -> bool:
     return set(found) == {"200"} and last < first + 32
 
 
+def schema(folder: Path, program: str, seconds: float, seed: int) -> bool:
+    server = Process(folder)
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    done = subprocess.run([program, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--checks", checks,
+                           "--max-time", str(int(seconds)), "--request-timeout", "30", "--seed", str(seed),
+                           "--no-color"], capture_output=True, text=True, cwd=folder.parent)
+    said = [line.strip() for line in done.stdout.splitlines() if " generated, " in line]
+    print(f"schema: {'; '.join(said) or done.stdout[-2000:]}; ended with {server.end()}", flush=True)
+    return done.returncode == 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bodies", type=int, default=50_000)
@@ -264,7 +277,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", action="store_true")
-    parser.add_argument("--only", choices=["fuzz", "reloads", "kills", "soak"])
+    parser.add_argument("--only", choices=["fuzz", "reloads", "kills", "soak", "schema"])
+    parser.add_argument("--schemathesis")
     said = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
@@ -280,6 +294,8 @@ def main() -> None:
         parts = {"fuzz": lambda: fuzz(versions[0], said.bodies, said.seed),
                  "reloads": lambda: reloads(trained, versions, work, said.reloads),
                  "kills": lambda: kills(work, said.kills, form), "soak": lambda: soak(versions[0], said.seconds)}
+        if said.schemathesis:
+            parts["schema"] = lambda: schema(versions[0], said.schemathesis, said.seconds, said.seed)
         held = {name: part() for name, part in parts.items() if said.only in (None, name)}
     print(", ".join(f"{name} {'held' if ok else 'DID NOT HOLD'}" for name, ok in held.items()))
     sys.exit(not all(held.values()))

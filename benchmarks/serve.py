@@ -32,6 +32,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -171,22 +172,29 @@ def in_process(servable: Servable, requests: list[Rows], seconds: float, served:
     return {name: 1e3 * float(np.median(t[3:])) for name, t in times.items()}
 
 
-def body_of(request: Rows, servable: Servable) -> tuple[bytes, int]:
-    """Binary tensors."""
-    inputs, raw = [], []
-    def add(name: str, datatype: str, array: np.ndarray) -> None:
-        raw.append(np.ascontiguousarray(array).tobytes())
-        inputs.append({"name": name, "datatype": datatype, "shape": list(array.shape),
-                       "parameters": {"binary_data_size": len(raw[-1])}})
+Body = tuple[bytes, dict[str, str]]          # and its headers
+DATATYPES = {"int64": "INT64", "float32": "FP32", "float64": "FP64"}
+
+
+def tensors(request: Rows, servable: Servable) -> dict[str, np.ndarray]:
+    """A request's columns as clients send them, the user's with a first dimension of 1."""
+    found = {}
     for name, column in servable.columns.items():
         array = request.once[name] if name in request.once else request.each[name]
-        values = array.flatten().to_numpy() if column.is_list else array.to_numpy()
-        add(name, column.datatype, values.reshape(len(array), -1) if column.is_list else values)
+        found[name] = array.flatten().to_numpy().reshape(len(array), -1) if column.is_list else array.to_numpy()
+    return found
+
+
+def binary(arrays: Mapping[str, np.ndarray]) -> Body:
+    raw = [np.ascontiguousarray(a).tobytes() for a in arrays.values()]
+    inputs = [{"name": n, "datatype": DATATYPES[str(a.dtype)], "shape": list(a.shape),
+               "parameters": {"binary_data_size": len(r)}} for (n, a), r in zip(arrays.items(), raw)]
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-    return head + b"".join(raw), len(head)
+    return head + b"".join(raw), {"Inference-Header-Content-Length": str(len(head)),
+                                  "Content-Type": "application/octet-stream"}
 
 
-def clients(port: int, bodies: list[tuple[bytes, int]], seconds: float, many: int) -> list[float]:
+def clients(port: int, bodies: list[Body], seconds: float, many: int) -> list[float]:
     """Latencies in seconds of every request that many clients got answered."""
     latencies: list[float] = []
     until = time.monotonic() + seconds
@@ -194,10 +202,9 @@ def clients(port: int, bodies: list[tuple[bytes, int]], seconds: float, many: in
     def ask(k: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         while time.monotonic() < until:
-            body, length = bodies[k % len(bodies)]
+            body, headers = bodies[k % len(bodies)]
             clock = time.perf_counter()
-            connection.request("POST", "/v2/models/bench/infer", body, {
-                "Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"})
+            connection.request("POST", "/v2/models/bench/infer", body, headers)
             reply = connection.getresponse()
             reply.read()
             assert reply.status == 200, reply.status
@@ -260,7 +267,7 @@ def main() -> None:
         try:
             port = int(json.loads(started.stdout.readline())["http"].rsplit(":", 1)[1])
             print(f"\na server is ready after {time.perf_counter() - clock:.2f} s")
-            bodies = [body_of(r, servable) for r in requests]
+            bodies = [binary(tensors(r, servable)) for r in requests]
             clients(port, bodies, 2, said.clients)                         # warm
             own, its, clock = time.process_time(), cpu_of(started.pid), time.perf_counter()
             latencies = clients(port, bodies, said.seconds, said.clients)
