@@ -37,7 +37,8 @@ def batch(rows: int, of: Layout, seed: int) -> Batch:
                  labels=torch.from_numpy(labels), weight=torch.ones(rows), user=torch.zeros(rows, dtype=torch.int64))
 
 
-def model(name: str, net: str, of: Layout, engine: str = "auto") -> RankingModel:
+def model(name: str, net: str, of: Layout, engine: str = "auto", apart: bool = False, **sharding) -> RankingModel:
+    """`apart`: one rank's of several, whose tables lie as `sharding` says."""
     bottom, tower = NETS[net]
     slots = {"aitm": {"represent": {"hidden": [*bottom, *tower]}},
              "mmoe": {"represent": {"hidden": bottom}, "predict": {"hidden": tower}},
@@ -46,6 +47,6 @@ def model(name: str, net: str, of: Layout, engine: str = "auto") -> RankingModel
     features = {n: "id" for n in of.ids} | {n: "number" for n in of.numbers} | {
         n: {"kind": "sequence", "space": "f0"} for n in of.lists}
     config = load({"features": {"lists": "off", **features}, "tasks": {"click": {}, "buy": {"after": "click"}},
-                          "embedding": {"engine": engine}, "model": {"name": name, **slots}})
+                   "embedding": {"engine": engine, "sharding": sharding}, "model": {"name": name, **slots}})
     torch.manual_seed(0)
-    return RankingModel(config.settings, config.schema, of, {"click": {"mean": 0.16}, "buy": {"mean": 0.016}})
+    return RankingModel(config.settings, config.schema, of, {"click": {"mean": 0.16}, "buy": {"mean": 0.016}}, apart)

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from work import train
+from small_runs import train
 
+from funnelrank.embedding import sharded
+from funnelrank.embedding.tables import draw, shared_out
+from funnelrank.errors import ConfigError
+from funnelrank.settings import Sharding
 from funnelrank.tensors import load_tensors
 
 needs_torchrec = pytest.mark.skipif(importlib.util.find_spec("torchrec") is None, reason=(
@@ -35,7 +39,7 @@ def case(out, model, plan=None, train=None, steps=200, rows=ROWS, **rest):
 def together(ranks, *cases):
     """Runs the cases on so many processes, one after the other; their weights."""
     run = subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}",
-                          str(Path(__file__).with_name("work.py")), json.dumps(cases)],
+                          str(Path(__file__).with_name("small_runs.py")), json.dumps(cases)],
                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert not run.returncode, run.stderr
     return [load_tensors(Path(c["out"])) if not c.get("until") else {} for c in cases]
@@ -125,3 +129,29 @@ def resumed(tmp_path, model, plan, counts):
 def test_a_checkpoint_goes_on_on_any_number_of_ranks(plan, tmp_path):
     expected = alone(**case(tmp_path / "one", SEQUENCES, steps=75))
     close(weights_of(resumed(tmp_path, SEQUENCES, plan, [1, 2, 3, 2, 1])), weights_of(expected))
+
+
+def test_without_a_torchrec_that_works_the_sentence_names_the_pair(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchrec", None)                     # importing it is an ImportError
+    with pytest.raises(ConfigError, match="torchrec 1.8.0 with fbgemm-gpu-cpu 1.8.0.*requirements-distributed.txt"):
+        sharded._torchrec()
+
+
+@pytest.mark.parametrize(("ranks", "sizes", "said", "expected"), [
+    (2, {"a": 100, "b": 10}, {}, {"a": "replicated", "b": "replicated"}),
+    (2, {"a": 100, "b": 10}, {"row_wise_from": 50}, {"a": "row_wise", "b": "replicated"}),
+    (2, {"a": 100, "b": 10, "c": 9, "d": 2}, {"row_wise_from": 50, "below": "table_wise"},
+     {"a": "row_wise", "b": 0, "c": 1, "d": 1})])
+def test_large_tables_lie_row_by_row_and_small_ones_where_least_is(ranks, sizes, said, expected):
+    assert shared_out(sizes, Sharding(**said), ranks) == expected
+
+
+@pytest.mark.parametrize("rows", [3, 1000, 600_001])
+def test_every_rank_draws_its_rows_of_the_table_that_one_process_draws(rows):
+    torch.manual_seed(5)
+    whole, after = torch.empty(rows, 7).normal_(0, 0.01), torch.rand(1)
+    for first, end in ((0, rows // 3), (rows // 3, rows)):
+        torch.manual_seed(5)
+        part = torch.zeros(end - first, 7)
+        draw(part, first, rows, 0.01)
+        assert torch.equal(part, whole[first:end]) and torch.equal(torch.rand(1), after)

@@ -1,4 +1,4 @@
-"""Small trainings, by one process or by several: `python work.py CASES` is what torchrun starts, `train` one of them.
+"""Small trainings, by one process or by several: torchrun starts `small_runs.py CASES`; `train` is one of them.
 
 A case: {"out": file of weights, "settings": of a config, "train": ..., "steps": in all, "until": where this part of it
 stops, "resume": whether it goes on from the checkpoint that the part before left}.

@@ -1,0 +1,237 @@
+"""Several ranks on one machine: time of a step, bytes sent by kind against the least that the plan allows, and what a
+model of a step says of many machines.
+
+    .distributed-env/bin/python benchmarks/scale.py            make test-distributed makes that environment
+    .distributed-env/bin/python benchmarks/scale.py --ranks 1 2 --rows 100000 --steps 10
+
+AITM on the rows of made.py, under gloo, one thread a rank. `sent` is what a rank hands to collectives for others, by
+their usual rings, mean over ranks and steps; `least` is each distinct row that lies elsewhere once (4 bytes of id, its
+vector, its gradient), a ring over the dense gradients, and outputs and labels once to each other rank.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+BATCH, WIDTH = 4096, 16
+PLANS = {"replicated": {"row_wise_from": 2**60}, "row-wise": {"row_wise_from": 0}}
+KINDS = ("ids", "vectors", "row gradients", "dense gradients", "outputs", "other")
+# what the prediction assumes of machines that nobody has measured here: bytes a second and seconds an exchange
+NETWORKS = {"10 Gbit": (1.1e9, 50e-6), "100 Gbit": (11e9, 20e-6)}
+STATE = 4                # numbers kept of a weight: itself, Adagrad's sum, the average; and two of a row besides
+
+
+def main() -> None:
+    read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    read.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    read.add_argument("--rows", type=int, default=1_000_000, help="of the tables together")
+    read.add_argument("--steps", type=int, default=30)
+    said = read.parse_args()
+    found = []
+    for n in said.ranks:
+        for plan in PLANS if n > 1 else ["replicated"]:
+            found.append(launch(n, plan, said.rows, said.steps))
+            print(line(found[-1]), flush=True)
+    if len(found) > 1:
+        predict(found)
+
+
+def launch(n: int, plan: str, rows: int, steps: int) -> dict:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out.json"
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", __file__, "--work",
+                        plan, str(rows), str(steps), str(out)], check=True,
+                       env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return json.loads(out.read_text())
+
+
+def line(f: dict) -> str:
+    sent = ", ".join(f"{k} {v / 1e3:,.0f}" for k, v in f["sent"].items() if v >= 500)
+    whole, least = sum(f["sent"].values()), f["least"]
+    return (f"{f['ranks']} ranks, {f['plan'] if f['ranks'] > 1 else 'one process'}: {f['ms']:.0f} ms a step of {BATCH} "
+            f"rows" + (f"; sent by a rank, kB: {sent}; together {whole / 1e3:,.0f}, {whole / least:.2f} of the least; "
+                       f"the rank that sends most: {f['most'] / max(whole, 1):.2f} of the mean" if least else ""))
+
+
+# ---- one rank
+
+class Counter:
+    """Bytes that this rank sends to others, by kind."""
+
+    def __init__(self):
+        self.sent, self.least, self.kind = dict.fromkeys(KINDS, 0.0), 0.0, "other"
+
+    @contextmanager
+    def of(self, kind: str):
+        before, self.kind = self.kind, kind
+        try:
+            yield
+        finally:
+            self.kind = before
+
+    def add(self, tensor: torch.Tensor, times: float) -> None:
+        kind = self.kind
+        if kind == "lookup":
+            kind = "vectors" if tensor.is_floating_point() else "ids"
+        self.sent[kind] += tensor.nbytes * times
+
+
+def counting() -> Counter:
+    """Puts a counter into what the trainer calls."""
+    from funnelrank import ranks
+    from funnelrank.embedding import sharded, tables
+    from funnelrank.train import shared, trainer
+    count, n, me = Counter(), ranks.size(), ranks.rank()
+
+    def wrapped(module, name, kind=None, note=None):
+        work = getattr(module, name)
+
+        def call(*given, **named):
+            if note:
+                note(*given, **named)
+            with count.of(kind or count.kind):
+                return work(*given, **named)
+        setattr(module, name, call)
+
+    def exchanged(output, input, output_split_sizes=None, input_split_sizes=None, *_, **__):     # torch's own names
+        own = input_split_sizes[me] / max(sum(input_split_sizes), 1) if input_split_sizes else 1 / n
+        count.add(input, 1 - own)
+
+    def looked_up(table, rows, learn):
+        here = ((rows >= table.first) & (rows < table.first + len(table.weight))).sum().item()
+        count.least += (len(rows) - here) * (4 + 8 * table.width)
+
+    def merged(tables_, mine):
+        count.least += (n - 1) * sum(len(g.rows) * (4 + 4 * g.table.width) for g in mine.values()
+                                     if not g.table.sharded)
+
+    def dense(parameters, each):
+        count.least += 2 * (n - 1) / n * sum(4 * p.numel() for p in parameters)
+
+    def said(outputs, batch):
+        count.least += (n - 1) * 4 * (outputs.numel() + batch.labels.numel() + len(batch))
+
+    wrapped(dist, "all_reduce", note=lambda t, *_, **__: count.add(t, 2 * (n - 1) / n))
+    wrapped(dist, "all_gather", note=lambda out, t, *_, **__: count.add(t, n - 1))
+    wrapped(dist, "all_to_all_single", note=exchanged)
+    wrapped(sharded.ShardedTable, "_fetch", "lookup", looked_up)
+    wrapped(sharded.ShardedTable, "take", "row gradients")
+    wrapped(tables, "_of_all_ranks", "row gradients", merged)
+    wrapped(shared, "of_all_ranks", "dense gradients", dense)
+    wrapped(trainer, "together", "outputs", said)
+    return count
+
+
+def work(plan: str, rows: int, steps: int, out: Path) -> None:
+    from made import batch, layout, model
+
+    from funnelrank import ranks
+    from funnelrank.settings import RowOptimiser, Train
+    from funnelrank.train.optim import RowUpdates
+    from funnelrank.train.trainer import Trainer
+    torch.set_num_threads(1)
+    with ranks.joined():
+        count, n = counting(), ranks.size()
+        of = layout(rows)
+        made = model("aitm", "large", of, apart=True, **PLANS[plan])
+        few = [batch(BATCH // n, of, 1000 * ranks.rank() + i) for i in range(8)]
+        times = []
+
+        class Batches:
+            def __len__(self):
+                return steps + 5
+
+            def epoch(self, k):
+                for i in range(steps + 5):
+                    if i == 5:
+                        count.sent, count.least = dict.fromkeys(KINDS, 0.0), 0.0
+                    times.append(time.perf_counter())
+                    yield few[i % len(few)]
+
+            def state(self):
+                return {"epoch": 0, "batch": 0}
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(ranks.agreed(scratch))
+            said = Train(epochs=1, checkpoint_seconds=None)
+            trainer = Trainer(made, said, torch.ones(2), folder=folder, report=lambda event: None)
+            trainer._save = lambda name: None                               # a step is timed, not a checkpoint
+            trainer.run(Batches(), RowUpdates(made.embedding, RowOptimiser()))
+            ranks.wait()
+        seconds = sorted(b - a for a, b in zip(times[5:], times[6:]))
+        sent = {k: v / steps for k, v in count.sent.items()}
+        every = ranks.every((sent, count.least / steps))
+        speed, delay = exchange() if n > 1 else (None, None)
+        if ranks.first():
+            mean = {k: sum(s[k] for s, _ in every) / n for k in KINDS}
+            out.write_text(json.dumps({
+                "ranks": n, "plan": plan, "rows": rows, "ms": 1e3 * seconds[len(seconds) // 2], "sent": mean,
+                "least": sum(least for _, least in every) / n, "most": max(sum(s.values()) for s, _ in every),
+                "bytes_per_s": speed, "delay": delay}))
+
+
+def exchange() -> tuple[float, float]:
+    """Bytes a second that a rank sends in a large all-to-all, and the seconds of one of nothing."""
+    def timed(numbers: int, times: int) -> float:
+        x, y = torch.zeros(numbers * dist.get_world_size()), torch.empty(numbers * dist.get_world_size())
+        dist.barrier()
+        began = time.perf_counter()
+        for _ in range(times):
+            dist.all_to_all_single(y, x)
+        return (time.perf_counter() - began) / times
+    small, large = timed(1, 50), timed(1 << 20, 5)
+    return (1 << 22) * (dist.get_world_size() - 1) / large, small
+
+
+# ---- many machines
+
+def predict(found: list[dict]) -> None:
+    """step = (one process's step) / ranks + bytes sent / bandwidth + exchanges x delay, with what was measured here.
+
+    Of the row-wise plan; distinct rows of a share of the batch are taken to fall with its size.
+    """
+    one = next((f for f in found if f["ranks"] == 1), None)
+    many = [f for f in found if f["plan"] == "row-wise" and f["ranks"] > 1]
+    if one is None or not many:
+        return
+    print("\nthe model of a step on this machine's own exchange (every rank on cores that others use as well):")
+    for f in many:
+        said = 1e3 * (one["ms"] / 1e3 / min(f["ranks"], os.cpu_count()) + sum(f["sent"].values()) / f["bytes_per_s"]
+                      + EXCHANGES * f["delay"])
+        print(f"  {f['ranks']} ranks: {said:.0f} ms said, {f['ms']:.0f} measured; {f['bytes_per_s'] / 1e6:,.0f} MB/s, "
+              f"{f['delay'] * 1e6:.0f} us an exchange")
+    base, share = many[-1], 4096
+    rows_asked = sum(base["sent"][k] for k in ("ids", "vectors", "row gradients")) * base["ranks"] / (base["ranks"] - 1)
+    per_row = rows_asked / (BATCH / base["ranks"])                   # bytes a row of the batch, were all rows elsewhere
+    fixed = base["sent"]["dense gradients"] * base["ranks"] / (base["ranks"] - 1) / 2
+    print(f"\npredicted, not measured: {share} rows a rank and step, one core a rank, row-wise tables of width {WIDTH}")
+    print(f"{'ranks':>6} {'GB a rank, for tables of 1e8 / 1e9 / 1e10 / 1e11 rows':>56} "
+          + " ".join(f"{name + ': ms, rows/s':>26}" for name in NETWORKS))
+    for n in (8, 64, 512):
+        memory = " / ".join(f"{r * (4 * WIDTH * (STATE - 1) + 8) / n / 1e9:,.1f}" for r in (1e8, 1e9, 1e10, 1e11))
+        cells = []
+        for speed, delay in NETWORKS.values():
+            sent = per_row * share * (n - 1) / n + 2 * fixed * (n - 1) / n
+            # gloo's all-to-all and rings take as many turns as there are other ranks
+            seconds = one["ms"] / 1e3 * share / BATCH + sent / speed + EXCHANGES * delay * max(n - 1, 1) ** 0.5
+            cells.append(f"{1e3 * seconds:,.0f}, {n * share / seconds:,.0f}")
+        print(f"{n:>6} {memory:>56} " + " ".join(f"{c:>26}" for c in cells))
+
+
+EXCHANGES = 12           # collectives of a step: lookups of two tables, outputs, dense gradients, agreement
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    else:
+        main()
