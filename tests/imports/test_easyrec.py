@@ -120,6 +120,12 @@ def test_features_of_the_older_form_are_read(folder):
     assert settings_of(folder, older)["features"] == settings_of(folder, text)["features"]
 
 
+def test_a_number_has_no_width_of_its_own(folder):
+    text = config(MODELS["every_layer"].replace('"age"', '"age", "count"')).replace(
+        '"count" feature_type: RawFeature', '"count" feature_type: RawFeature embedding_dim: 4')
+    assert "spaces" not in settings_of(folder, text)["embedding"]
+
+
 def test_input_fields_expand_where_they_are_told_to(folder):
     text = config(MMOE).replace("prefetch_size: 32", """auto_expand_input_fields: true
         input_fields { input_name: "f[1-3]" input_type: DOUBLE }""").replace("feature_config: {", """feature_config: {

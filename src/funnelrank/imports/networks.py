@@ -36,6 +36,7 @@ def unit_of(section: Section, key: str) -> Sequence[int]:
 
 
 def attention(ranking: Ranking, wanted: str, sequence: str, hidden: Sequence[int], target: bool, line: int) -> str:
+    """A sequence read against the row's item, whose vector stands beside what comes of it with `target`."""
     layer = {"name": "target_attention", "hidden": list(hidden), "softmax": True}
     layer |= {"target": True} if target else {}
     return ranking.drawing.add(wanted, [history(sequence)], layer, line=line)
@@ -49,10 +50,9 @@ def wide_side(model: Section, section: Section, ranking: Ranking, final: bool,
     wide = ranking.groups["wide"]
     others = {f for g, members in ranking.groups.items() if g != "wide" for f in members}
     if final:
-        section.approximated(key, "each value has one weight, which is added to the logit (side: lr) instead "
-                                                "of being read by final_dnn")
-    alone = [f for f in wide if f not in others]
-    if set(wide) != others or alone:
+        section.approximated(key, "each value has one weight, which is added to the logit (side: lr) instead of being "
+                                  "read by final_dnn")
+    if set(wide) != others:
         model.approximated("feature_groups", "side: lr has a weight for every value of every feature, in the wide "
                                              "group or not")
     if "wide" not in ranking.used:

@@ -50,7 +50,8 @@ class Ranking:
                                   f"before, on line {self.sections[name].line}; give one another name")
             return
         self.features[name], self.sections[name] = said, section
-        if width:
+        embedded = said.get("kind", "id") not in ("number", "vector") or "boundaries" in said
+        if width and embedded:
             space = said.get("space", name)
             if self.widths.setdefault(space, width) != width:
                 section.approximated("embedding_dim", "features of one space have one width, here "

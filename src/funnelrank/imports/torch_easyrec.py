@@ -213,6 +213,9 @@ def _raw(section: Section, prefix: str, types: dict[str, str]) -> tuple[str, dic
     size, bounds = section.whole("value_dim", 1, to="features.*.size") or 1, section.numbers(
         "boundaries", "features.*.boundaries")
     if size > 1:
+        if formula:
+            section.refused("normalizer", "each place of a vector is read as it is; write the scaled numbers as the "
+                                          "column")
         return name, {"kind": "vector", "column": column, "size": size,
                       "separator": section.text("separator", "\x1d", to="features.*.separator"), **plain,
                       "indicator": False, "default": missing}
