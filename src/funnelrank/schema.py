@@ -390,7 +390,9 @@ def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings
         return _role(f.of, features[f.of], features, settings) if f.of in features else "context"
     if f.kind in ("match", "cross", "gap"):
         return "context"
-    if f.column is not None and f.column == data.scenario:
+    if f.column is None:
+        return "context"                                  # computed by an expression
+    if f.column == data.scenario:
         return "scenario"
     if f.kind == "sequence" or f.column == data.user or (f.by and f.by == data.user):
         return "user"

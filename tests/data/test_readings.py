@@ -297,4 +297,5 @@ def test_an_expression_reads_columns_and_other_numbers_of_the_config():
     assert one_id(encoder, rows, "rich") == [3, 0, 3]
     assert rows.counts["rel"] == {"rows": 3, "nulls": 1, "nonfinite": 0}
     assert encoder.schema.reads("rich") == {"budget", "video"}
+    assert encoder.schema.features["rel"].role == "context"
     assert_one_at_a_time(encoder, log)

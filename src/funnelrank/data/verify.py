@@ -135,7 +135,7 @@ class _Split:
             return f.task is not None and self.schema.time in self.columns
         if f.kind in COMPUTED and not getattr(f, "columns", None):
             return False                                   # computed from features that are read themselves
-        there = set(self.schema.columns_of(name)) <= set(self.columns)
+        there = self.schema.reads(name) <= set(self.columns)
         table = None if f.kind in ("gap", "cross") else table_of(f.column)
         return there and (table is None or table in tables)
 
