@@ -25,6 +25,10 @@ def read(section: Section, ranking: Ranking, tasks: int) -> str | list[str]:
         _pair_histories(package, ranking)
     reader = Reader(section, ranking, ranking.drawing, packages)
     out = reader.output(tasks)
+    for name, package in packages.items():
+        if name not in ranking.inlined and name not in ranking.packages:
+            for entry in package.entries:
+                entry.judge("ignored", "no block uses this package")
     if section.has("top_mlp"):
         mlp = dnn(section.section("top_mlp"), keras=True)
         if isinstance(out, list):
@@ -57,6 +61,10 @@ def _pair_histories(section: Section, ranking: Ranking) -> None:
 
 @dataclass
 class Reader:
+    """The blocks of a backbone, or of one of its packages, each drawn behind what it reads; `given` is what a package
+    is handed.
+    """
+
     section: Section
     ranking: Ranking
     draw: Drawing
@@ -77,6 +85,7 @@ class Reader:
             self.blocks.setdefault(name, block)
 
     def output(self, tasks: int) -> str | list[str]:
+        """Draws what comes out, and all that it depends on: one block, or one for each task."""
         joined = self.section.texts("concat_blocks", "the block that comes out")
         listed = self.section.texts("output_blocks", "outputs")
         for name in [*joined, *listed]:
@@ -135,6 +144,7 @@ class Reader:
         return False
 
     def value(self, name: str) -> Value | None:
+        """What a block of the source gives; None where nothing can be made of it."""
         if name in self.values:
             return self.values[name]
         block = self.blocks[name]

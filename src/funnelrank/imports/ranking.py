@@ -27,6 +27,8 @@ class Tower:
 
 @dataclass
 class Ranking:
+    """A config of features, groups and a network as it is read; `finish` writes it down."""
+
     source: Section
     target: Target
     drawing: Drawing = field(default_factory=Drawing)
@@ -45,6 +47,7 @@ class Ranking:
     # ---- features
 
     def declare(self, section: Section, name: str, said: dict[str, Any], width: int | None) -> None:
+        """A feature, as our config says it, and the width of its vectors."""
         if name in self.features:
             section.faults.append(f"{section.file}:{section.line}: {section.path}: a feature '{name}' is declared "
                                   f"before, on line {self.sections[name].line}; give one another name")
@@ -97,6 +100,7 @@ class Ranking:
     # ---- groups
 
     def group(self, section: Section, name: str, features: Iterable[str]) -> None:
+        """A group of declared features; one that blocks read stands in embedding.groups."""
         known = [f for f in dict.fromkeys(features)]
         for f in known:
             if f not in self.features:
@@ -150,6 +154,7 @@ class Ranking:
         return refs
 
     def pooled(self, sequence: str) -> str:
+        """The block that pools a sequence, drawn once."""
         name = f"{legal(sequence)}_pooled"
         if name in self.drawing.blocks:
             return name

@@ -178,9 +178,7 @@ class Section:
         return found[-1] if found else default
 
     def _fault(self, line: int, key: str, what: str) -> None:
-        sentence = f"{self.file}:{line}: {self._at(key)}: {what}"
-        if sentence not in self.faults:
-            self.faults.append(sentence)
+        self.faults.append(f"{self.file}:{line}: {self._at(key)}: {what}")      # `stop_at` tells each once
 
 
 def of_message(message: Message, file: str, faults: list[str], path: str = "") -> Section:
