@@ -58,8 +58,8 @@ def run(ranks: int, out: Path, log: Path, restarts: int) -> subprocess.Popen:
     sets = {**SETS, "train.out": out, "data.dir": log, "data.cache": out.parent / "cache"}
     words = [w for k, v in sets.items() for w in ("--set", f"{k}={v}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "-m",
-         "funnelrank", "train", str(ROOT / "examples" / "demo.yaml"), *words],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+         f"--max-restarts={restarts}", "-m", "funnelrank", "train", str(ROOT / "examples" / "demo.yaml"), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

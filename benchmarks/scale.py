@@ -11,6 +11,7 @@ vector, its gradient), a ring over the dense gradients, and outputs and labels o
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,11 +24,12 @@ import torch
 import torch.distributed as dist
 
 BATCH, WIDTH = 4096, 16
+ENGINES = {"native": "auto", "torch": "torch"}           # of one process; rows that lie apart go through torch's
 PLANS = {"replicated": {"row_wise_from": 2**60}, "row-wise": {"row_wise_from": 0}}
 KINDS = ("ids", "vectors", "row gradients", "dense gradients", "outputs", "other")
 # what the prediction assumes of machines that nobody has measured here: bytes a second and seconds an exchange
 NETWORKS = {"10 Gbit": (1.1e9, 50e-6), "100 Gbit": (11e9, 20e-6)}
-STATE = 4                # numbers kept of a weight: itself, Adagrad's sum, the average; and two of a row besides
+KEPT = 3                 # numbers of a weight: itself, Adagrad's sum, its average; and eight bytes of a row besides
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     said = read.parse_args()
     found = []
     for n in said.ranks:
-        for plan in PLANS if n > 1 else ["replicated"]:
+        for plan in PLANS if n > 1 else ENGINES:
             found.append(launch(n, plan, said.rows, said.steps))
             print(line(found[-1]), flush=True)
     if len(found) > 1:
@@ -48,8 +50,8 @@ def main() -> None:
 def launch(n: int, plan: str, rows: int, steps: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.json"
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", __file__, "--work",
-                        plan, str(rows), str(steps), str(out)], check=True,
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}",
+                        __file__, "--work", plan, str(rows), str(steps), str(out)], check=True,
                        env={**os.environ, "OMP_NUM_THREADS": "1"})
         return json.loads(out.read_text())
 
@@ -57,9 +59,10 @@ def launch(n: int, plan: str, rows: int, steps: int) -> dict:
 def line(f: dict) -> str:
     sent = ", ".join(f"{k} {v / 1e3:,.0f}" for k, v in f["sent"].items() if v >= 500)
     whole, least = sum(f["sent"].values()), f["least"]
-    return (f"{f['ranks']} ranks, {f['plan'] if f['ranks'] > 1 else 'one process'}: {f['ms']:.0f} ms a step of {BATCH} "
-            f"rows" + (f"; sent by a rank, kB: {sent}; together {whole / 1e3:,.0f}, {whole / least:.2f} of the least; "
-                       f"the rank that sends most: {f['most'] / max(whole, 1):.2f} of the mean" if least else ""))
+    how = f["plan"] if f["ranks"] > 1 else f"engine {f['plan']}"
+    return (f"{f['ranks']} ranks, {how}: {f['ms']:.0f} ms a step of {BATCH} rows" + (
+        f"; sent by a rank, kB: {sent}; together {whole / 1e3:,.0f}, {whole / least:.2f} of the least; "
+        f"the rank that sends most: {f['most'] / max(whole, 1):.2f} of the mean" if least else ""))
 
 
 # ---- one rank
@@ -142,7 +145,7 @@ def work(plan: str, rows: int, steps: int, out: Path) -> None:
     with ranks.joined():
         count, n = counting(), ranks.size()
         of = layout(rows)
-        made = model("aitm", "large", of, apart=True, **PLANS[plan])
+        made = model("aitm", "large", of, ENGINES.get(plan, "auto"), apart=True, **PLANS.get(plan, {}))
         few = [batch(BATCH // n, of, 1000 * ranks.rank() + i) for i in range(8)]
         times = []
 
@@ -197,9 +200,10 @@ def exchange() -> tuple[float, float]:
 def predict(found: list[dict]) -> None:
     """step = (one process's step) / ranks + bytes sent / bandwidth + exchanges x delay, with what was measured here.
 
-    Of the row-wise plan; distinct rows of a share of the batch are taken to fall with its size.
+    Of the row-wise plan. Bytes of a row of the batch are those of the largest number of ranks that was measured. For
+    many machines: a lower bound, since nobody waits for the slowest, and computing and sending never share a cable.
     """
-    one = next((f for f in found if f["ranks"] == 1), None)
+    one = next((f for f in found if f["plan"] == "torch"), None)
     many = [f for f in found if f["plan"] == "row-wise" and f["ranks"] > 1]
     if one is None or not many:
         return
@@ -217,12 +221,12 @@ def predict(found: list[dict]) -> None:
     print(f"{'ranks':>6} {'GB a rank, for tables of 1e8 / 1e9 / 1e10 / 1e11 rows':>56} "
           + " ".join(f"{name + ': ms, rows/s':>26}" for name in NETWORKS))
     for n in (8, 64, 512):
-        memory = " / ".join(f"{r * (4 * WIDTH * (STATE - 1) + 8) / n / 1e9:,.1f}" for r in (1e8, 1e9, 1e10, 1e11))
+        memory = " / ".join(f"{r * (4 * WIDTH * KEPT + 8) / n / 1e9:,.1f}" for r in (1e8, 1e9, 1e10, 1e11))
         cells = []
         for speed, delay in NETWORKS.values():
             sent = per_row * share * (n - 1) / n + 2 * fixed * (n - 1) / n
-            # gloo's all-to-all and rings take as many turns as there are other ranks
-            seconds = one["ms"] / 1e3 * share / BATCH + sent / speed + EXCHANGES * delay * max(n - 1, 1) ** 0.5
+            # no collective of n ranks takes fewer turns than log2 n
+            seconds = one["ms"] / 1e3 * share / BATCH + sent / speed + EXCHANGES * delay * math.log2(n)
             cells.append(f"{1e3 * seconds:,.0f}, {n * share / seconds:,.0f}")
         print(f"{n:>6} {memory:>56} " + " ".join(f"{c:>26}" for c in cells))
 

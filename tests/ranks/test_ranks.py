@@ -38,7 +38,7 @@ def case(out, model, plan=None, train=None, steps=200, rows=ROWS, **rest):
 
 def together(ranks, *cases):
     """Runs the cases on so many processes, one after the other; their weights."""
-    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}",
+    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                           str(Path(__file__).with_name("small_runs.py")), json.dumps(cases)],
                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert not run.returncode, run.stderr
