@@ -29,6 +29,7 @@ from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import History, Inputs
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import without_blocks
+from funnelrank.nn.watch import as_written
 from funnelrank.ranker import RankingModel
 from funnelrank.train.optim import Average, RowUpdates
 
@@ -105,7 +106,7 @@ def ran(model: RankingModel, batch: Batch, paths: Collection[str]) -> dict[str, 
     """The forward pass as `products` runs it, by modules' paths below `model.slots`; one that did not run is absent."""
     slots, found, gave = deepcopy(model.slots).double().train(), {}, {}
     begun: list[int] = []
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), without_blocks(), _Products() as seen:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), as_written(), without_blocks(), _Products() as seen:
         def begins(module: Any, given: Any) -> None:
             begun.append(len(seen.found))
 
