@@ -90,6 +90,15 @@ def test_a_wrong_command_is_one_message_and_exit_code_2(capsys, tokens, message)
     assert message in refused(capsys, *tokens)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_under_torchrun_only_train_is_shared_and_the_first_rank_says_so(capsys, monkeypatch, rank):
+    for name, value in {"TORCHELASTIC_RUN_ID": "job", "WORLD_SIZE": "2", "RANK": rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)            # silenced for good otherwise
+    assert cli.main(["predict", "runs/shop", "rows.parquet"]) == 2
+    assert ("starts `predict` several times" in capsys.readouterr().err) == (rank == "0")
+
+
 def test_help_and_check_import_nothing_that_is_slow_to_import(log):
     for tokens in (["--help"], ["check", str(log / "shop.yaml")]):
         done = subprocess.run([sys.executable, "-X", "importtime", "-m", "funnelrank", *tokens], check=True,

@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from funnelrank.console import (
     Console,
     complain,
+    many_ranks,
     other_rank,
     printable,
     say,
@@ -898,6 +899,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
     if other_rank():
         silence()
     try:
+        if many_ranks() and tokens[:1] != ["train"]:
+            raise ConfigError(f"torchrun starts `{' '.join(tokens[:1])}` several times, and only train shares work; "
+                              "give this command without torchrun")
         with interruptible():
             code = app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
                        result_action="return_value")

@@ -29,6 +29,11 @@ def complain(message: str) -> None:
         print(printable(message), file=sys.stderr, flush=True)
 
 
+def many_ranks() -> bool:
+    """Whether torchrun started several processes, of which this is one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 def other_rank() -> bool:
     """Whether torchrun started this process beside another one that speaks for all."""
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
