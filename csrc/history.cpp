@@ -107,25 +107,18 @@ CLONES void pool_rows_back(const Work &w, int64_t low, int64_t high) {
         }
 }
 
-template <void (*ROWS)(const Work &, int64_t, int64_t)>
-void share_out(const Work &work) {
-    Work all = work;
-    threads::run(work.threads, [](void *argument, int64_t t) {
-        const Work &w = *static_cast<Work *>(argument);
-        ROWS(w, w.rows * t / w.threads, w.rows * (t + 1) / w.threads);
-    }, &all);
-}
-
 }  // namespace
 
-EXPORT void unit_forward(const Work *w) { share_out<unit_rows>(*w); }
+using threads::share_out;
 
-EXPORT void unit_backward(const Work *w) { share_out<unit_rows_back>(*w); }
+EXPORT void unit_forward(const Work *w) { share_out<Work, unit_rows>(*w); }
 
-EXPORT void spread_forward(const Work *w) { share_out<spread_rows>(*w); }
+EXPORT void unit_backward(const Work *w) { share_out<Work, unit_rows_back>(*w); }
 
-EXPORT void spread_backward(const Work *w) { share_out<spread_rows_back>(*w); }
+EXPORT void spread_forward(const Work *w) { share_out<Work, spread_rows>(*w); }
 
-EXPORT void pool_forward(const Work *w) { share_out<pool_rows>(*w); }
+EXPORT void spread_backward(const Work *w) { share_out<Work, spread_rows_back>(*w); }
 
-EXPORT void pool_backward(const Work *w) { share_out<pool_rows_back>(*w); }
+EXPORT void pool_forward(const Work *w) { share_out<Work, pool_rows>(*w); }
+
+EXPORT void pool_backward(const Work *w) { share_out<Work, pool_rows_back>(*w); }

@@ -160,16 +160,9 @@ CLONES void pair_rows_back(const Pairs &p, int64_t low, int64_t high) {
     }
 }
 
-template <class Work, void (*ROWS)(const Work &, int64_t, int64_t)>
-void share_out(const Work &work) {
-    Work all = work;
-    threads::run(work.threads, [](void *argument, int64_t t) {
-        const Work &w = *static_cast<Work *>(argument);
-        ROWS(w, w.rows * t / w.threads, w.rows * (t + 1) / w.threads);
-    }, &all);
-}
-
 }  // namespace
+
+using threads::share_out;
 
 EXPORT void mix_forward(const Mix *m) { share_out<Mix, mix_rows>(*m); }
 

@@ -93,4 +93,14 @@ inline void run(int64_t shares, void (*job)(void *, int64_t), void *argument) {
     found->run(shares, job, argument);
 }
 
+// ROWS(work, low, high) on work.threads shares of its rows.
+template <class Work, void (*ROWS)(const Work &, int64_t, int64_t)>
+void share_out(const Work &work) {
+    Work all = work;
+    run(work.threads, [](void *argument, int64_t t) {
+        const Work &w = *static_cast<Work *>(argument);
+        ROWS(w, w.rows * t / w.threads, w.rows * (t + 1) / w.threads);
+    }, &all);
+}
+
 }  // namespace threads

@@ -21,7 +21,7 @@ from funnelrank.imports.networks import (
 from funnelrank.imports.ranking import Ranking, Tower
 from funnelrank.imports.source import Section, legal
 from funnelrank.imports.target import Target
-from funnelrank.imports.towers import mix, task_space
+from funnelrank.imports.towers import declared, mix, task_space
 
 
 def read(model: Section, ranking: Ranking, labels: list[str]) -> None:
@@ -291,17 +291,7 @@ def _tower(section: Section, ranking: Ranking, labels: list[str], position: int)
         section.faults.append(f"{section.file}:{section.line}: {section.path}: a second tower '{name}'; give each a "
                               "name")
     label = section.text("label_name", labels[position] if position < len(labels) else None, to="tasks.*.label")
-    parents = tuple(legal(p) for p in section.texts("relation_tower_names", "inputs of its blocks"))
-    earlier = list(ranking.target["tasks"])
-    for parent in [p for p in parents if p not in earlier]:
-        section.faults.append(
-            f"{section.file}:{section.line_of('relation_tower_names')}: {section.path}.relation_tower_names: no tower "
-            f"'{parent}' stands before '{name}'; there are {', '.join(earlier) or 'none'}; declare it first")
-    made: dict[str, Any] = {}
-    ranking.target["tasks"][name] = made
-    ranking.target.note(("tasks", name), section.line)
-    if label and label != name:
-        made["label"] = label
+    parents, made = declared(section, ranking, name, label)
     _outcome(section, made, ranking)
     weight = section.number("weight", 1.0, to="tasks.*.weight") * made.pop("times", 1.0)
     if weight != 1:
@@ -312,7 +302,7 @@ def _tower(section: Section, ranking: Ranking, labels: list[str], position: int)
     task_space(section)
     return Tower(task=name, mlp=mlp(section.section("mlp")) if section.has("mlp") else Mlp(), line=section.line,
                  relation=mlp(section.section("relation_mlp")) if section.has("relation_mlp") else Mlp(),
-                 parents=tuple(p for p in parents if p in earlier))
+                 parents=tuple(p for p in parents if p != name and p in ranking.target["tasks"]))
 
 
 def _outcome(section: Section, made: dict[str, Any], ranking: Ranking) -> None:

@@ -14,6 +14,23 @@ PAIRS = ("PAIR_WISE_LOSS", "PAIRWISE_LOGISTIC_LOSS", "PAIRWISE_FOCAL_LOSS", "PAI
 CROSS_ENTROPY = ("CLASSIFICATION", "CROSS_ENTROPY_LOSS", "F1_REWEIGHTED_LOSS", "BINARY_CROSS_ENTROPY_LOSS")
 
 
+def declared(section: Section, ranking: Ranking, name: str,
+             label: str | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The towers that this one names, which must stand before it; and its task in the config, to be filled."""
+    parents = tuple(legal(p) for p in section.texts("relation_tower_names", "inputs of its blocks"))
+    earlier = list(ranking.target["tasks"])
+    for parent in [p for p in parents if p not in earlier]:
+        section.faults.append(
+            f"{section.file}:{section.line_of('relation_tower_names')}: {section.path}.relation_tower_names: no tower "
+            f"'{parent}' stands before '{name}'; there are {', '.join(earlier) or 'none'}; declare it first")
+    made: dict[str, Any] = {}
+    ranking.target["tasks"][name] = made
+    ranking.target.note(("tasks", name), section.line)
+    if label and label != name:
+        made["label"] = label
+    return parents, made
+
+
 def task(section: Section, ranking: Ranking, labels: list[str], position: int) -> Tower:
     """Writes the task of an EasyRec tower and returns what its network is."""
     said = section.text("tower_name", f"task_{position + 1}", to="tasks, by name")
@@ -29,17 +46,7 @@ def task(section: Section, ranking: Ranking, labels: list[str], position: int) -
         section.carried("tower_name", f"tasks, by name; its label by position, '{label}'")
     for metrics in section.sections("metrics_set"):
         metric(metrics, ranking.target)
-    parents = tuple(legal(p) for p in section.texts("relation_tower_names", "inputs of its blocks"))
-    earlier = list(ranking.target["tasks"])
-    for parent in [p for p in parents if p not in earlier]:
-        section.faults.append(
-            f"{section.file}:{section.line_of('relation_tower_names')}: {section.path}.relation_tower_names: no tower "
-            f"'{parent}' stands before '{name}'; there are {', '.join(earlier) or 'none'}; declare it first")
-    made: dict[str, Any] = {}
-    ranking.target["tasks"][name] = made
-    ranking.target.note(("tasks", name), section.line)
-    if label and label != name:
-        made["label"] = label
+    parents, made = declared(section, ranking, name, label)
     outcome(section, ranking, name, made, parents)
     weight = section.number("weight", 1.0, to="tasks.*.weight")
     if (weight := weight * made.pop("times", 1.0)) != 1:
@@ -53,7 +60,8 @@ def task(section: Section, ranking: Ranking, labels: list[str], position: int) -
     task_space(section)
     return Tower(task=name, mlp=dnn(section.section("dnn")) if section.has("dnn") else Mlp(), line=section.line,
                  relation=dnn(section.section("relation_dnn")) if section.has("relation_dnn") else Mlp(),
-                 parents=tuple(p for p in parents if p in earlier), ait=_ait(section, parents),
+                 parents=tuple(p for p in parents if p != name and p in ranking.target["tasks"]),
+                 ait=_ait(section, parents),
                  project=section.whole("ait_project_dim", to="a linear block before the transfer"))
 
 
