@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1] / "src" / "funnelrank"
 STRANGERS = ["data", "embedding", "models", "loss", "evaluate.metrics"]      # of one layer, and do not meet
 LAYERS = [
     ["errors", "stopping", "expression"],
-    ["settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config", "own_parts",
+    ["settings", "schema", "document", "validate", "blocks", "shapes", "sizes", "fill", "together", "check",
+     "config", "own_parts",
      "durable", "sealed"],
     ["batch", "inputs", "kernels", "tensors", "ranks", "onnx_runtime"],
     ["nn", "funnel", "values", "calibration", "debias"],
@@ -31,8 +32,9 @@ LAYERS = [
     ["cli"],
     ["", "__main__"],
 ]
-NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "fill", "together", "check", "config",
-            "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch", "own_parts", "imports"]
+NO_TORCH = ["errors", "settings", "schema", "document", "validate", "blocks", "shapes", "sizes", "fill", "together",
+            "check", "config", "describe", "cli", "simulate", "data.encode", "data.golden", "artefact", "batch",
+            "own_parts", "imports"]
 MAY_SAY = {"print": ["console", "__main__"], "pyarrow": ["data", "simulate", "flow", "api", "doctor", "serve"],
            "torchrec": ["embedding"], "except Exception": ["cli", "serve", "train.track"]}
 FILES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip("."): p

@@ -13,6 +13,8 @@ from funnelrank import blocks, together
 from funnelrank.errors import did_you_mean, listing
 from funnelrank.schema import Schema
 from funnelrank.settings import LOOKING, LOSSES, Settings
+from funnelrank.shapes import misfits
+from funnelrank.sizes import known_sizes
 from funnelrank.together import part_groups, slot_parts
 
 # metrics on the valid split that a run can follow, per kind of task; those of binary tasks also as their mean.
@@ -25,7 +27,7 @@ METRICS = {"binary": ("auc", "gauc", "gauc_unweighted", "pr_auc", "logloss", "ne
 
 def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> list[str]:
     """Why no run can honour these settings; empty if one can. `shipped`, the JSON Schema, says what parts need."""
-    return [*_calibrator(settings, schema), *_slots(settings, schema), *_drawing(settings, schema),
+    return [*_calibrator(settings, schema), *_slots(settings, schema), *_drawing(settings, schema, shipped),
             *together.refusals(settings, schema, shipped), *_debias(settings, schema), *_outputs(settings, schema),
             *_early_stopping(settings, schema), *_task_names(settings, schema), *_losses(schema),
             *_balance(settings, schema), *_calibrate(settings, schema)]
@@ -97,14 +99,15 @@ def _outputs(settings: Settings, schema: Schema) -> Iterator[str]:
                f"{several[0].outputs}; leave fm out, or let its products into the network with represent: deepfm")
 
 
-def _drawing(settings: Settings, schema: Schema) -> Iterator[str]:
-    """What is wrong with a network drawn as blocks."""
+def _drawing(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a network drawn as blocks, and where its widths cannot meet."""
     groups = {f.role for f in schema.features.values() if f.role} | set(settings.embedding.groups)
     sequences = [n for n, f in schema.of_kind("sequence", "history").items() if f.target]
     for part in slot_parts(settings.model, ("represent",)):
         if blocks.is_drawing(part):
-            for where, sentence in blocks.faults(part, schema.task_names, groups, sequences):
-                yield f"model.represent.{where}: {sentence}"
+            wrong = list(blocks.faults(part, schema.task_names, groups, sequences)) or misfits(
+                part, known_sizes(settings, schema, shipped), len(schema.tasks))
+            yield from (f"model.represent.{where}: {sentence}" for where, sentence in wrong)
 
 
 def _early_stopping(settings: Settings, schema: Schema) -> Iterator[str]:

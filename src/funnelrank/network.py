@@ -28,10 +28,10 @@ from funnelrank.data.encode import Encoder
 from funnelrank.describe import aligned
 from funnelrank.inputs import Inputs
 from funnelrank.models import part_class
-from funnelrank.models.layers import Past, Shape, Vector
 from funnelrank.own_parts import is_own
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import FIRST, Schema, Served
+from funnelrank.shapes import Past, Shape, Vector
 from funnelrank.train.floor import ran
 
 ROWS, VALUES, ENTRIES = 24, 12, 10       # of the batch that is looked at; values of a space; entries of a list

@@ -289,6 +289,101 @@ def test_a_fault_of_a_drawing_has_its_line(tmp_path):
         load(path)
 
 
+def test_widths_that_cannot_meet_are_told_by_check_all_at_once_with_their_lines(tmp_path):
+    from funnelrank.config import load
+    path = tmp_path / "drawn.yaml"
+    path.write_text(
+        "features: {user: id, item: id, seen: {kind: sequence, space: item}, age: number}\n"
+        "tasks: {click: {}, buy: {after: click}}\n"
+        "model:\n  name: backbone\n  represent:\n    packages:\n      p:\n        output: cut\n        blocks:\n"
+        "          cut: {inputs: [{of: input, take: [0, 9]}]}\n"
+        "    blocks:\n"
+        "      a: {inputs: all, layer: {name: mlp, hidden: [8]}}\n"
+        "      b: {inputs: item, layer: {name: mlp, hidden: [6]}}\n"
+        "      sum: {inputs: [a, b], merge: sum}\n"
+        "      ait: {inputs: [a, b], merge: list, layer: ait}\n"
+        "      heads: {inputs: [a, a], merge: list, layer: {name: ait, heads: 3}}\n"
+        "      many: {inputs: [{of: all, form: fields}], layer: {name: self_attention, heads: 5}}\n"
+        "      past: {inputs: [{of: seen, form: history}], layer: {name: mlp, hidden: [4]}}\n"
+        "      ten: {inputs: b, package: p}\n"
+        "      three: {inputs: all, layer: {name: mlp, hidden: [4]}, repeat: 3}\n"
+        "      none: {inputs: [{of: item, form: numbers}]}\n"
+        "      behind: {inputs: [sum, ait, heads, many, past, ten, none]}\n"
+        "    outputs: {click: behind, buy: three}\n")
+    with pytest.raises(ConfigError) as said:
+        load(path)
+    told = [m.removeprefix(str(path)) for m in said.value.messages]
+    wanted = [":10:26: model.represent.packages.p.blocks.cut.inputs[0]: take: [0, 9] lies outside 0 .. 6",
+              ":14:29: model.represent.blocks.sum.merge: sum: inputs are a vector of 8, a vector of 6",
+              ":15:42: model.represent.blocks.ait.layer: towers have widths 6, 8",
+              ":16:44: model.represent.blocks.heads.layer: heads: 3 heads do not divide towers of width 8",
+              ":17:49: model.represent.blocks.many.layer: heads: 5 heads do not divide the width 16",
+              ":18:51: model.represent.blocks.past.layer: takes a vector, and is given a history",
+              ":21:23: model.represent.blocks.none.inputs[0]: there is no number in 'item'"]
+    assert len(told) == len(wanted)
+    for message, sentence in zip(told, wanted):
+        assert sentence in message, told
+
+
+@pytest.mark.parametrize("blocks, fits", [
+    ({"a": {"inputs": "user"}, "b": MLP("all", 17), "c": {"inputs": ["a", "b"], "merge": "sum"}}, True),
+    ({"a": {"inputs": "user"}, "b": MLP("all", 18), "c": {"inputs": ["a", "b"], "merge": "sum"}}, True),
+    ({"a": {"inputs": "item"}, "b": MLP("all", 18), "c": {"inputs": ["a", "b"], "merge": "sum"}}, False),
+    ({"a": MLP("user", 7), "b": MLP("all", 18), "c": {"inputs": ["a", "b"], "merge": "sum"}}, False)])
+def test_what_only_train_can_say_is_not_refused_before(blocks, fits):
+    """`user` is a vector of 16 and a number, with or without another that says where it is missing."""
+    from funnelrank.config import load
+    said = {"features": {"user": {"role": "user"}, "age": {"kind": "number", "role": "user"},
+                         "item": {"role": "item"}}, "tasks": {"click": {}}, "model": drawn(blocks, "c")}
+    if fits:
+        load(said)
+    else:
+        with pytest.raises(ConfigError, match="model.represent.blocks.c.merge: sum: inputs are a vector of"):
+            load(said)
+
+
+SIZED = {"user": {"role": "user"}, "item": {}, "tab": {}, "tags": {"kind": "bag"},
+         "cut": {"kind": "number", "buckets": 4},
+         "seen": {"kind": "sequence", "space": "item"}, "liked": {"kind": "sequence"},
+         "prices": {"kind": "sequence", "space": "cut"}, "price": {"kind": "number", "indicator": True, "role": "item"},
+         "age": {"kind": "number", "default": 3, "role": "user"}, "sure": {"kind": "number", "indicator": False},
+         "face": {"kind": "vector", "size": 5, "indicator": True}, "n": {"kind": "length", "of": "seen"},
+         "m": {"kind": "match", "of": "item", "within": "seen"}, "x": {"kind": "cross", "of": ["item", "tab"]},
+         "lists": "off"}
+HISTORY = {"a": MLP(["all", "some"], 4), "p": {"inputs": [{"of": "prices", "form": "history"}], "layer": "pool"},
+           "h": {"inputs": [{"of": "seen", "form": "history"}], "layer": "pool"}, "out": {"inputs": ["a", "p", "h"]}}
+
+
+@pytest.mark.parametrize("blocks, more", [
+    ({"a": MLP("all", 4)}, {}), (HISTORY, {}), ({"a": MLP("all", 4)}, {"side": ["wide"]}),
+    ({"a": MLP("all", 4)}, {"prepare": ["din"]}), ({"a": MLP("all", 4)}, {"prepare": ["variational_dropout"]}),
+    ({"a": MLP([{"of": "some", "form": "fields"}, {"of": "all", "form": "numbers"}], 4)}, {})])
+def test_sizes_that_check_knows_are_those_of_the_model(blocks, more):
+    from funnelrank.config import load, shipped_schema
+    from funnelrank.data.encode import Encoder
+    from funnelrank.models.backbone import features_of
+    from funnelrank.ranker import RankingModel
+    from funnelrank.sizes import known_sizes
+    mixed = "fields" not in str(blocks)
+    said = load({"features": SIZED, "tasks": {"click": {}, "buy": {}},
+                 "embedding": {"width": 4, "groups": {"some": ["item", "price", "tags", "m"]},
+                               "spaces": {"tab": {"width": 6 if mixed else 4}}},
+                 "model": drawn(blocks, None, None, **more)})
+    known = known_sizes(said.settings, said.schema, shipped_schema())
+    encoder = Encoder.unfitted(said.schema, 12)
+    built = RankingModel(said.settings, said.schema, encoder.layout, {})
+    true = features_of(built.slots.prepare[-1].spec if more.get("prepare") else built.spec)
+    for name in ("flat", "width"):
+        assert getattr(known, name) in (None, getattr(true, name)), name
+    for name in ("groups", "fields", "numbers", "histories"):
+        for key, size in getattr(known, name).items():
+            if key in getattr(true, name):
+                assert size in (None, getattr(true, name)[key]), (name, key)
+    if not more:
+        assert known.flat == true.flat and known.fields == true.fields and known.numbers == true.numbers
+        assert dict(known.histories) == dict(true.histories)
+
+
 def test_a_written_config_reads_back_the_same(tmp_path):
     from funnelrank.config import dump, load
     path = tmp_path / "drawn.yaml"

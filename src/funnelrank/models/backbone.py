@@ -19,7 +19,21 @@ from torch import Tensor, nn
 from funnelrank.blocks import ALL, GIVEN, Block, Input, Package, ends, forms_of, inputs_of, plan
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
-from funnelrank.models.layers import Misfit, Past, Shape, Stack, Value, Vector, build_layer, flat, width_of
+from funnelrank.models.layers import Value, build_layer, flat
+from funnelrank.shapes import (
+    Features,
+    Misfit,
+    Shape,
+    Stack,
+    alone,
+    merged,
+    other_use,
+    output_width,
+    stacked,
+    taken,
+    unread_history,
+    width_of,
+)
 
 PLACE = "model.represent"
 PLAIN = {"mlp": {"inputs": ALL, "layer": {"name": "mlp", "hidden": [128, 64]}}}
@@ -46,22 +60,16 @@ class Backbone(nn.Module):
         names = [outputs] if isinstance(outputs, str) else list(outputs.values())
         seed = int(torch.randint(2**62, (), device="cpu"))
         self.shared = nn.ModuleDict()                          # packages that all their users share
-        self.drawing = Drawing(blocks, names, None, _Site(spec, packages, seed, self.shared), "blocks")
+        site = _Site(spec, features_of(spec), packages, seed, self.shared)
+        self.drawing = Drawing(blocks, names, None, site, "blocks", "blocks")
         if unread := set(spec.histories) - self.drawing.histories:
-            raise ConfigError(f"{PLACE}.blocks: no block reads the sequence '{min(unread)}'; where one sequence is "
-                              "read as a history all are, so give it to a block with layer: pool, or remove it")
+            raise ConfigError(f"{PLACE}.blocks: {unread_history(unread)}")
         self.names = names
         shapes = [self.drawing.shapes[n] for n in names]
-        if isinstance(outputs, str) and isinstance(shapes[0], Stack):
-            self.views, self.hidden = shapes[0]
-            if self.views != spec.tasks:
-                raise ConfigError(f"{PLACE}.outputs: '{outputs}' gives {self.views} vectors, and there are "
-                                  f"{spec.tasks} tasks; name a block for each, as in {{task: block}}")
-        else:
-            self.views = 1 if isinstance(outputs, str) else spec.tasks
-            with _told(f"{PLACE}.outputs"):
-                self.hidden = max(width_of(s) for s in shapes)
         self.whole = isinstance(outputs, str)
+        self.views = 1 if self.whole and not isinstance(shapes[0], Stack) else spec.tasks
+        with _told(f"{PLACE}.outputs"):
+            self.hidden = max(output_width(n, s, spec.tasks, each=not self.whole) for n, s in zip(names, shapes))
 
     @staticmethod
     def asks(said: Mapping[str, Any]) -> Needs:
@@ -78,11 +86,20 @@ class Backbone(nn.Module):
         return torch.stack(wide, 1)                                              # [B, T, H]
 
 
+def features_of(spec: Spec) -> Features:
+    """What a drawing can read, as shapes.py wants it."""
+    within = {ALL: range(spec.flat), **{g: set(columns) for g, columns in spec.columns.items()}}
+    count = lambda columns: {g: sum(c in mine for c in columns) for g, mine in within.items()}
+    return Features(spec.flat, spec.groups, count(spec.starts), spec.fields[1] if spec.fields else None,
+                    count(spec.number_columns), spec.histories)
+
+
 @dataclass(frozen=True)
 class _Site:
     """What every block is built with."""
 
     spec: Spec
+    features: Features
     packages: Mapping[str, Package]
     seed: int
     shared: nn.ModuleDict
@@ -97,17 +114,20 @@ class _Site:
 
 
 class Drawing(nn.Module):
-    """Blocks in the order of their plan; `given` is the shape of what a package is handed."""
+    """Blocks in the order of their plan; `given` is the shape of what a package is handed.
+
+    `where` names a use of it, of which weights are; `place` is where it stands in the config.
+    """
 
     def __init__(self, blocks: Mapping[str, Block], outputs: Sequence[str], given: Shape | None, site: _Site,
-                 where: str):
+                 where: str, place: str):
         super().__init__()
         self.order = plan(blocks, outputs)
         self.shapes: dict[str, Shape] = {} if given is None else {GIVEN: given}
         self.histories: set[str] = set()
         self.blocks = nn.ModuleDict()
         for name in self.order:
-            built = Built(blocks[name], self.shapes, site, f"{where}.{name}")
+            built = Built(blocks[name], self.shapes, site, f"{where}.{name}", f"{PLACE}.{place}.{name}")
             self.blocks[f"{name}_"] = built           # a block may be called `items`, a module may not
             self.shapes[name] = built.out
             self.histories |= built.histories
@@ -123,32 +143,31 @@ class Drawing(nn.Module):
 class Built(nn.Module):
     """One block: what it reads, how that is merged, and its layers, one after another or side by side (repeat)."""
 
-    def __init__(self, block: Block, shapes: Mapping[str, Shape], site: _Site, where: str):
+    def __init__(self, block: Block, shapes: Mapping[str, Shape], site: _Site, where: str, at: str):
         super().__init__()
-        at = f"{PLACE}.{where}"
         self.reads = nn.ModuleList()
         for i, one in enumerate(inputs_of(block)):
             with _told(f"{at}.inputs" + (f"[{i}]" if isinstance(block.inputs, list) else "")):
-                self.reads.append(_Read(one, shapes, site.spec))
+                self.reads.append(_Read(one, shapes, site))
         self.histories = {r.name for r in self.reads if r.form == "history"}
         with _told(f"{at}.merge"):
-            self.merge, merged = block.merge, _merged(block.merge, [r.out for r in self.reads])
+            self.merge, held = block.merge, merged(block.merge, [r.out for r in self.reads])
         self.steps, self.side_by_side = nn.ModuleList(), block.repeat is not None
         outs = []
         for k in range(block.repeat or block.chain or int(bool(block.layer or block.package))):
             if block.package:
                 with _told(f"{at}.package"):
-                    step: nn.Module = _Use(block.package, merged, site, f"{where}[{k}]" if k else where)
+                    step: nn.Module = _Use(block.package, held, site, f"{where}[{k}]" if k else where)
                 self.histories |= step.histories
             else:
                 with _told(f"{at}.layer"), site.seeded(f"{where} {k}"):
-                    step = build_layer(block.layer, merged)
+                    step = build_layer(block.layer, held)
             self.steps.append(step)
             outs.append(step.out)
             if not self.side_by_side:
-                merged = [step.out]
-        with _told(f"{at}.repeat" if self.side_by_side else f"{at}.layer"):
-            self.out = _stacked(outs) if self.side_by_side else _alone(merged)
+                held = [step.out]
+        with _told(f"{at}.repeat" if self.side_by_side else f"{at}.merge"):
+            self.out = stacked(outs) if self.side_by_side else alone(held)
 
     def forward(self, x: Inputs, values: Mapping[str, Value]) -> Value:
         merged = _merge(self.merge, [read(x, values) for read in self.reads])
@@ -166,14 +185,13 @@ class _Use(nn.Module):
 
     def __init__(self, name: str, shapes: Sequence[Shape], site: _Site, where: str):
         super().__init__()
-        package, given = site.packages[name], _alone(shapes)
+        package, given, place = site.packages[name], alone(shapes), f"packages.{name}.blocks"
         if not package.shared:
-            self.own = Drawing(package.blocks, [package.output], given, site, f"{where}.{name}")
+            self.own = Drawing(package.blocks, [package.output], given, site, f"{where}.{name}", place)
         elif name not in site.shared:
-            site.shared[name] = Drawing(package.blocks, [package.output], given, site, f"packages.{name}.blocks")
+            site.shared[name] = Drawing(package.blocks, [package.output], given, site, place, place)
         elif (first := site.shared[name].shapes[GIVEN]) != given:
-            raise Misfit(f"'{name}' is shared, and is given {_words(first)} elsewhere and {_words(given)} here; give "
-                         "it the same, or set its shared: false")
+            raise Misfit(other_use(name, first, given))
         self.held = (site.shared[name] if package.shared else self.own,)         # no second owner of its parameters
         self.output, self.histories = package.output, self.held[0].histories
         self.out = self.held[0].shapes[package.output]
@@ -185,30 +203,18 @@ class _Use(nn.Module):
 class _Read(nn.Module):
     """One input of a block: features in a form, or another block's value; all of it, or a part."""
 
-    def __init__(self, one: Input, shapes: Mapping[str, Shape], spec: Spec):
+    def __init__(self, one: Input, shapes: Mapping[str, Shape], site: _Site):
         super().__init__()
+        spec = site.spec
         self.name, self.take = one.of, one.take
         self.form = None if one.of in shapes else one.form or "flat"
         self.register_buffer("columns", None, persistent=False)
-        if self.form is None:
-            shape: Shape = shapes[one.of]
-        elif self.form == "history":
-            shape = Past(spec.histories[one.of])
-        elif self.form == "flat":
-            shape = Vector(spec.flat if one.of == ALL else spec.groups[one.of])
-        else:
+        shape = shapes[one.of] if self.form is None else site.features.read(one)
+        if self.form in ("fields", "numbers"):
             mine = range(spec.flat) if one.of == ALL else spec.columns.get(one.of, ())
-            if self.form == "fields":
-                at = [f for f, start in enumerate(spec.starts) if start in mine]
-                shape = Stack(len(at), spec.fields[1])
-            else:
-                at = [c for c in spec.number_columns if c in mine]
-                shape = Vector(len(at))
-            if not at:
-                what = "embedded feature" if self.form == "fields" else "number"
-                raise Misfit(f"there is no {what} in '{one.of}'; name another group, or another form")
-            self.columns = torch.tensor(at)
-        self.out = _taken(shape, one)
+            columns = enumerate(spec.starts) if self.form == "fields" else ((c, c) for c in spec.number_columns)
+            self.columns = torch.tensor([i for i, c in columns if c in mine])
+        self.out = taken(shape, one)
 
     def forward(self, x: Inputs, values: Mapping[str, Value]) -> Value:
         if self.form is None:
@@ -224,53 +230,7 @@ class _Read(nn.Module):
         return value[:, self.take] if isinstance(self.take, int) else value[:, self.take[0]:self.take[1]]
 
 
-def _taken(shape: Shape, one: Input) -> Shape:
-    if one.take is None:
-        return shape
-    if isinstance(shape, Past):
-        raise Misfit("take: a history has no entries by number; pool it first")
-    size = shape[0]
-    if isinstance(one.take, int):
-        if isinstance(shape, Vector):
-            raise Misfit(f"take: {one.take} is an entry of a stack, and '{one.of}' is one vector; cut it by "
-                         "[start, stop]")
-        if one.take >= size:
-            raise Misfit(f"take: '{one.of}' has entries 0 .. {size - 1}, and no {one.take}")
-        return Vector(shape.width)
-    start, stop = one.take
-    if not start < stop <= size:
-        raise Misfit(f"take: [{start}, {stop}] lies outside 0 .. {size} of '{one.of}', or is empty")
-    return Vector(stop - start) if isinstance(shape, Vector) else Stack(stop - start, shape.width)
-
-
 # ---- merging
-
-def _merged(how: str, shapes: Sequence[Shape]) -> list[Shape]:
-    """The shapes that a layer is given."""
-    if how == "list" or len(shapes) == 1 and how != "stack":
-        return list(shapes)
-    if how == "concat":
-        return [Vector(sum(map(width_of, shapes)))]
-    if how == "stack":
-        return [_stacked(shapes)]
-    if len(set(shapes)) != 1 or isinstance(shapes[0], Past):
-        raise Misfit(f"{how}: inputs are {', '.join(map(_words, shapes))}; number by number needs the same of all")
-    return [shapes[0]]
-
-
-def _stacked(shapes: Sequence[Shape]) -> Stack:
-    widths = {None if isinstance(s, Past) else s.width for s in shapes}
-    if len(widths) != 1 or None in widths:
-        raise Misfit(f"a stack has vectors of one width, and these are {', '.join(map(_words, shapes))}")
-    return Stack(sum(1 if isinstance(s, Vector) else s.count for s in shapes), widths.pop())
-
-
-def _alone(shapes: Sequence[Shape]) -> Shape:
-    if len(shapes) != 1:
-        raise Misfit("merge: list hands several inputs to a layer that takes several, and here is none; merge them "
-                     "another way")
-    return shapes[0]
-
 
 def _merge(how: str, values: Sequence[Value]) -> list[Value]:
     if how == "list" or len(values) == 1 and how != "stack":
@@ -283,12 +243,6 @@ def _merge(how: str, values: Sequence[Value]) -> list[Value]:
     for v in values[1:]:
         whole = whole * v if how == "product" else whole + v
     return [whole / len(values) if how == "mean" else whole]
-
-
-def _words(shape: Shape) -> str:
-    if isinstance(shape, Past):
-        return f"a history of width {shape.width}"
-    return f"a vector of {shape.width}" if isinstance(shape, Vector) else f"{shape.count} vectors of {shape.width}"
 
 
 @contextmanager

@@ -1,8 +1,4 @@
-"""Layers that a drawing's blocks hold (models/backbone.py), each with the shape of what it makes of its inputs' shapes.
-
-    Vector(W)      [B, W]
-    Stack(n, D)    [B, n, D]     fields of a group, experts, one entry a task, ...
-    Past(D)        a history: entries [n, D] by rows, and the row's own item [B, D]
+"""Layers that a drawing's blocks hold (models/backbone.py). shapes.py says what each makes of its inputs' shapes.
 
 A layer's constructor takes the shapes of its inputs, one unless the block says `merge: list`, and then its settings. A
 stack that meets a layer of vectors is read with its entries side by side. Where a layer is a piece of a paper, its own
@@ -13,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from funnelrank.errors import ConfigError
+from funnelrank import shapes as rules
 from funnelrank.inputs import History, Relation, Spec
 from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.autoint import InteractingLayer
@@ -33,57 +29,13 @@ from funnelrank.models.ple import Level
 from funnelrank.nn.history import pooled
 from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
 from funnelrank.nn.norm import Norm
+from funnelrank.shapes import Shape, width_of
 
 Count = Annotated[int, Gt(0)]
 Norms = Literal["batch", "layer"] | None
 
 
-class Vector(NamedTuple):
-    width: int
-
-
-class Stack(NamedTuple):
-    count: int
-    width: int
-
-
-class Past(NamedTuple):
-    width: int
-
-
-Shape = Vector | Stack | Past
 Value = Tensor | History
-
-
-class Misfit(ConfigError):
-    """What a layer is given has no shape that it can take."""
-
-
-def one(shapes: Sequence[Shape]) -> Shape:
-    if len(shapes) != 1:
-        raise Misfit(f"takes one input, and is given {len(shapes)} (merge: list); merge them another way")
-    return shapes[0]
-
-
-def width_of(shape: Shape) -> int:
-    """Of the vector that it is, or of a stack's entries side by side."""
-    if isinstance(shape, Past):
-        raise Misfit("takes a vector, and is given a history; pool it first (layer: pool, or layer: target_attention)")
-    return shape.width if isinstance(shape, Vector) else shape.count * shape.width
-
-
-def stack_of(shapes: Sequence[Shape]) -> Stack:
-    if not isinstance(shape := one(shapes), Stack):
-        raise Misfit("takes a stack of vectors of one width, and is given "
-                     + ("a history" if isinstance(shape, Past) else f"one vector of width {shape.width}")
-                     + "; read features with form: fields, or merge blocks with merge: stack")
-    return shape
-
-
-def past_of(shapes: Sequence[Shape]) -> Past:
-    if not isinstance(shape := one(shapes), Past):
-        raise Misfit("takes a history, and is given none; read a sequence by its name, alone")
-    return shape
 
 
 def flat(value: Value) -> Tensor:
@@ -99,15 +51,10 @@ class MLPLayer(nn.Module):
     def __init__(self, *shapes: Shape, hidden: Widths, activation: Activation | list[Activation] = "relu",
                  dropout: Rate | list[Rate] = 0.0, norm: Norms = None):
         super().__init__()
-        width, n = width_of(one(shapes)), len(hidden)
-        each = {}
-        for key, said in (("activation", activation), ("dropout", dropout)):
-            each[key] = said if isinstance(said, list) else [said] * n
-            if len(each[key]) != n:
-                raise Misfit(f"{key}: has {len(each[key])} entries for {n} layers; give one for all, or one for each")
+        self.out = rules.mlp(*shapes, hidden=hidden, activation=activation, dropout=dropout)
+        each = [said if isinstance(said, list) else [said] * len(hidden) for said in (activation, dropout)]
         self.mlps = nn.ModuleList(MLP(a, [b], activation=act, dropout=drop, norm=norm) for a, b, act, drop in zip(
-            [width, *hidden], hidden, each["activation"], each["dropout"]))
-        self.out = Vector(hidden[-1] if n else width)
+            [width_of(shapes[0]), *hidden], hidden, *each))
 
     def forward(self, x: Value) -> Tensor:
         x = flat(x)
@@ -121,7 +68,8 @@ class LinearLayer(nn.Module):
 
     def __init__(self, *shapes: Shape, width: Count, bias: bool = True):
         super().__init__()
-        self.linear, self.out = Linear(width_of(one(shapes)), width, bias=bias), Vector(width)
+        self.out = rules.linear(*shapes, width=width)
+        self.linear = Linear(width_of(shapes[0]), width, bias=bias)
 
     def forward(self, x: Value) -> Tensor:
         return self.linear(flat(x))
@@ -132,10 +80,10 @@ class Cross(nn.Module):
 
     def __init__(self, *shapes: Shape, layers: Count = 3):
         super().__init__()
-        W = width_of(one(shapes))
+        self.out = rules.same_vector(*shapes)
+        W = self.out.width
         self.linear = nn.ModuleList(Linear(W, 1, bias=False) for _ in range(layers))
         self.bias = nn.Parameter(torch.zeros(layers, W))
-        self.out = Vector(W)
 
     def forward(self, x: Value) -> Tensor:
         x0 = h = flat(x)
@@ -149,11 +97,8 @@ class CrossV2(nn.Module):
 
     def __init__(self, *shapes: Shape, layers: Count = 3, rank: Count | None = None, experts: Count = 1):
         super().__init__()
-        if experts > 1 and rank is None:
-            raise Misfit(f"experts: {experts} experts of full rank; mixtures are of low rank, so give `rank` too")
-        W = width_of(one(shapes))
-        self.layers = nn.ModuleList(CrossLayer(W, rank, experts, 1) for _ in range(layers))
-        self.out = Vector(W)
+        self.out = rules.cross_v2(*shapes, rank=rank, experts=experts)
+        self.layers = nn.ModuleList(CrossLayer(self.out.width, rank, experts, 1) for _ in range(layers))
 
     def forward(self, x: Value) -> Tensor:
         x0 = h = flat(x).unsqueeze(1)
@@ -168,9 +113,9 @@ class Residual(nn.Module):
     def __init__(self, *shapes: Shape, hidden: Widths, activation: Activation = "relu", dropout: Rate = 0.0,
                  norm: Norms = None):
         super().__init__()
-        W = width_of(one(shapes))
-        self.mlp = MLP(W, hidden, activation=activation, dropout=dropout, norm=norm)
-        self.last, self.out = Linear(self.mlp.out, W), Vector(W)
+        self.out = rules.same_vector(*shapes)
+        self.mlp = MLP(self.out.width, hidden, activation=activation, dropout=dropout, norm=norm)
+        self.last = Linear(self.mlp.out, self.out.width)
 
     def forward(self, x: Value) -> Tensor:
         return flat(x) + self.last(self.mlp(flat(x)))
@@ -184,10 +129,10 @@ class Highway(nn.Module):
 
     def __init__(self, *shapes: Shape, activation: Activation = "relu", carry: float = -1.0):
         super().__init__()
-        W = width_of(one(shapes))
+        self.out = rules.same_vector(*shapes)
+        W = self.out.width
         self.change, self.gate = MLP(W, [W], activation=activation), Linear(W, W)
         nn.init.constant_(self.gate.bias, carry)
-        self.out = Vector(W)
 
     def forward(self, x: Value) -> Tensor:
         x = flat(x)
@@ -200,8 +145,7 @@ class LayerNorm(nn.Module):
 
     def __init__(self, *shapes: Shape):
         super().__init__()
-        self.out = one(shapes)
-        width_of(self.out)
+        self.out = rules.same(*shapes)
         self.norm = nn.LayerNorm(self.out.width)
 
     def forward(self, x: Value) -> Tensor:
@@ -213,8 +157,8 @@ class BatchNorm(nn.Module):
 
     def __init__(self, *shapes: Shape):
         super().__init__()
-        W = width_of(one(shapes))
-        self.norm, self.out = Norm("batch", W), Vector(W)
+        self.out = rules.same_vector(*shapes)
+        self.norm = Norm("batch", self.out.width)
 
     def forward(self, x: Value) -> Tensor:
         return self.norm(flat(x))
@@ -225,10 +169,7 @@ class Activate(nn.Module):
 
     def __init__(self, *shapes: Shape, activation: Activation = "relu"):
         super().__init__()
-        self.out = one(shapes)
-        width_of(self.out)
-        if activation == "dice":
-            raise Misfit("activation: dice has parameters of a layer's width; it stands in an mlp")
+        self.out = rules.activation(*shapes, activation=activation)
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Value) -> Tensor:
@@ -240,9 +181,7 @@ class DropoutLayer(nn.Module):
 
     def __init__(self, *shapes: Shape, rate: Rate):
         super().__init__()
-        self.out = one(shapes)
-        width_of(self.out)
-        self.dropout = nn.Dropout(rate)
+        self.out, self.dropout = rules.same(*shapes), nn.Dropout(rate)
 
     def forward(self, x: Value) -> Tensor:
         return self.dropout(x)
@@ -255,7 +194,7 @@ class Reduce(nn.Module):
 
     def __init__(self, *shapes: Shape, by: Literal["sum", "mean", "max", "product"] = "sum"):
         super().__init__()
-        self.by, self.out = by, Vector(stack_of(shapes).width)
+        self.by, self.out = by, rules.entry(*shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         return {"sum": x.sum, "mean": x.mean, "max": x.amax, "product": x.prod}[self.by](1)
@@ -266,8 +205,7 @@ class FMLayer(nn.Module):
 
     def __init__(self, *shapes: Shape):
         super().__init__()
-        stack_of(shapes)
-        self.out = Vector(1)
+        self.out = rules.fm(*shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         return bi_interaction(x).sum(1, keepdim=True)
@@ -278,7 +216,7 @@ class BiInteraction(nn.Module):
 
     def __init__(self, *shapes: Shape):
         super().__init__()
-        self.out = Vector(stack_of(shapes).width)
+        self.out = rules.entry(*shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         return bi_interaction(x)
@@ -289,12 +227,9 @@ class Dot(nn.Module):
 
     def __init__(self, *shapes: Shape):
         super().__init__()
-        n = stack_of(shapes).count
-        if n < 2:
-            raise Misfit("multiplies pairs of vectors, and is given one; read more features")
+        self.out, n = rules.dot(*shapes), shapes[0].count
         i, j = pairs(n)
         self.register_buffer("at", i * n + j, persistent=False)
-        self.out = Vector(len(self.at))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ x.transpose(1, 2)).flatten(1).index_select(1, self.at)
@@ -305,8 +240,8 @@ class AutoIntLayer(nn.Module):
 
     def __init__(self, *shapes: Shape, heads: Count = 2, width: Count = 16, residual: bool = True):
         super().__init__()
-        n, D = stack_of(shapes)
-        self.layer, self.out = InteractingLayer(D, heads, width, residual, 1), Stack(n, heads * width)
+        self.out = rules.autoint(*shapes, heads=heads, width=width)
+        self.layer = InteractingLayer(shapes[0].width, heads, width, residual, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.unsqueeze(2)).squeeze(2)
@@ -320,7 +255,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, *shapes: Shape, heads: Count = 2, hidden: Count = 64, dropout: Rate = 0.0):
         super().__init__()
-        self.out = stack_of(shapes)
+        self.out = rules.self_attention(*shapes, heads=heads)
         self.layer = EncoderLayer(self.out.width, heads, hidden, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -332,8 +267,6 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, D: int, heads: int, hidden: int, dropout: float):
         super().__init__()
-        if D % heads:
-            raise Misfit(f"heads: {heads} heads do not divide the width {D}")
         self.heads = heads
         self.project, self.back = Linear(D, 3 * D), Linear(D, D)
         self.first, self.last = Linear(D, hidden), Linear(hidden, D)
@@ -360,7 +293,7 @@ class SENet(nn.Module):
 
     def __init__(self, *shapes: Shape, reduction: Count = 3):
         super().__init__()
-        self.out = stack_of(shapes)
+        self.out = rules.senet(*shapes)
         n = self.out.count
         self.first = Linear(n, max(1, n // reduction), bias=False)
         self.last = Linear(max(1, n // reduction), n, bias=False)
@@ -378,16 +311,13 @@ class Bilinear(nn.Module):
 
     def __init__(self, *shapes: Shape, weights: Literal["all", "each", "pair"] = "all"):
         super().__init__()
-        n, D = stack_of(shapes)
-        if n < 2:
-            raise Misfit("multiplies pairs of vectors, and is given one; read more features")
+        self.out, self.weights = rules.bilinear(*shapes), weights
+        n, D = shapes[0]
         i, j = pairs(n)
-        self.weights = weights
         self.register_buffer("i", i, persistent=False)
         self.register_buffer("j", j, persistent=False)
         self.weight = nn.Parameter(torch.empty({"all": 1, "each": n - 1, "pair": len(i)}[weights], D, D))
         nn.init.uniform_(self.weight, -1 / math.sqrt(D), 1 / math.sqrt(D))
-        self.out = Stack(len(i), D)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weights == "pair":
@@ -406,8 +336,8 @@ class NumberVectors(nn.Module):
 
     def __init__(self, *shapes: Shape, width: Count = 16):
         super().__init__()
-        N = width_of(one(shapes))
-        self.weight, self.out = nn.Parameter(torch.empty(N, width).normal_(0, 0.01)), Stack(N, width)
+        self.out = rules.number_vectors(*shapes, width=width)
+        self.weight = nn.Parameter(torch.empty(*self.out).normal_(0, 0.01))
 
     def forward(self, x: Value) -> Tensor:
         return flat(x).unsqueeze(2) * self.weight
@@ -427,9 +357,9 @@ class Periodic(nn.Module):
     def __init__(self, *shapes: Shape, width: Count = 16, frequencies: Count = 16,
                  sigma: Annotated[float, Gt(0)] = 0.1):
         super().__init__()
-        N = width_of(one(shapes))
-        self.c = nn.Parameter(torch.randn(N, frequencies) * sigma)
-        self.linear, self.out = Linear(2 * frequencies, width, stack=N), Stack(N, width)
+        self.out = rules.number_vectors(*shapes, width=width)
+        self.c = nn.Parameter(torch.randn(self.out.count, frequencies) * sigma)
+        self.linear = Linear(2 * frequencies, width, stack=self.out.count)
 
     def forward(self, x: Value) -> Tensor:
         angle = 2 * math.pi * self.c * flat(x).unsqueeze(2)                      # [B, N, K]
@@ -449,12 +379,11 @@ class AutoDis(nn.Module):
     def __init__(self, *shapes: Shape, width: Count = 16, buckets: Count = 16, keep: float = 0.1,
                  temperature: Annotated[float, Gt(0)] = 1.0):
         super().__init__()
-        N = width_of(one(shapes))
-        self.keep, self.temperature = keep, temperature
+        self.out, self.keep, self.temperature = rules.number_vectors(*shapes, width=width), keep, temperature
+        N = self.out.count
         self.weight = nn.Parameter(torch.randn(N, buckets))
         self.mix = Linear(buckets, buckets, bias=False, stack=N)
         self.vectors = nn.Parameter(torch.randn(N, buckets, width) * 0.1)
-        self.out = Stack(N, width)
 
     def forward(self, x: Value) -> Tensor:
         h = F.leaky_relu(flat(x).unsqueeze(2) * self.weight)                     # [B, N, K]
@@ -469,7 +398,7 @@ class Pool(nn.Module):
 
     def __init__(self, *shapes: Shape, by: Literal["mean", "sum"] = "mean"):
         super().__init__()
-        self.by, self.out = by, Vector(past_of(shapes).width)
+        self.by, self.out = by, rules.pool(*shapes)
 
     def forward(self, x: History) -> Tensor:
         summed = pooled(x.values.new_ones(x.values.shape[0]), x.values, x.offsets)
@@ -486,9 +415,8 @@ class Attention(nn.Module):
 
     def __init__(self, *shapes: Shape, hidden: Widths = (36,), softmax: bool = False, target: bool = False):
         super().__init__()
-        D = past_of(shapes).width
-        self.unit, self.softmax, self.target = ActivationUnit(D, hidden), softmax, target
-        self.out = Vector(2 * D if target else D)
+        self.out = rules.target_attention(*shapes, target=target)
+        self.unit, self.softmax, self.target = ActivationUnit(shapes[0].width, hidden), softmax, target
 
     def forward(self, x: History) -> Tensor:
         said = attended(self.unit, x, self.softmax)
@@ -510,11 +438,10 @@ class BST(nn.Module):
     def __init__(self, *shapes: Shape, heads: Count = 2, hidden: Count = 64, layers: Count = 1, length: Count = 50,
                  dropout: Rate = 0.0, out: Literal["target", "mean"] = "target"):
         super().__init__()
-        D = past_of(shapes).width
-        self.length, self.mean = length, out == "mean"
+        self.out, self.length, self.mean = rules.bst(*shapes, heads=heads), length, out == "mean"
+        D = self.out.width
         self.places = nn.Parameter(torch.randn(length + 1, D) * 0.01)            # 0: the item
         self.layers = nn.ModuleList(EncoderLayer(D, heads, hidden, dropout) for _ in range(layers))
-        self.out = Vector(D)
 
     def forward(self, x: History) -> Tensor:
         e, there = padded(x, self.length)                                        # [B, L, D], latest first
@@ -549,10 +476,8 @@ class Gate(nn.Module):
 
     def __init__(self, *shapes: Shape, hidden: Count = 64, gamma: Annotated[float, Gt(0)] = 2.0, sees: bool = True):
         super().__init__()
-        if len(shapes) < 2:
-            raise Misfit("takes what is gated and what opens the gate; name two inputs or more, with merge: list")
+        self.sees, self.out = sees, rules.gate(*shapes)
         x, *others = map(width_of, shapes)
-        self.sees, self.out = sees, Vector(x)
         self.gate = GateNU(sum(others) + sees * x, hidden, x, gamma=gamma)
 
     def forward(self, x: Value, *others: Value) -> Tensor:
@@ -572,11 +497,9 @@ class PPNetLayer(nn.Module):
                  gamma: Annotated[float, Gt(0)] = 2.0, activation: Activation = "relu", dropout: Rate = 0.0,
                  sees: bool = True):
         super().__init__()
-        if len(shapes) < 2:
-            raise Misfit("takes what is gated and what opens the gates; name two inputs or more, with merge: list")
+        self.position, self.sees, self.out = position, sees, rules.ppnet(*shapes, hidden=hidden)
         x, *others = map(width_of, shapes)
         widths = [x, *hidden]
-        self.position, self.sees, self.out = position, sees, Vector(widths[-1])
         self.gates = nn.ModuleList(GateNU(sum(others) + sees * x, gate, w, gamma=gamma)
                                    for w in (widths[:-1] if position == "input" else hidden))
         self.layers = nn.ModuleList(MLP(a, [b], activation=activation, dropout=dropout)
@@ -602,11 +525,10 @@ class MaskBlock(nn.Module):
 
     def __init__(self, *shapes: Shape, width: Count, hidden: Count):
         super().__init__()
-        if len(shapes) > 2:
-            raise Misfit(f"takes what is masked and what makes the mask, and is given {len(shapes)} inputs")
+        self.out = rules.mask_block(*shapes, width=width)
         x, e = width_of(shapes[0]), width_of(shapes[-1])
         self.mask = nn.Sequential(Linear(e, hidden), nn.ReLU(), Linear(hidden, x))
-        self.linear, self.norm, self.out = Linear(x, width), nn.LayerNorm(width), Vector(width)
+        self.linear, self.norm = Linear(x, width), nn.LayerNorm(width)
 
     def forward(self, x: Value, e: Value | None = None) -> Tensor:
         x = flat(x)
@@ -622,12 +544,10 @@ class Experts(nn.Module):
     def __init__(self, *shapes: Shape, gates: Count, experts: Count = 4, hidden: Widths = (128,),
                  activation: Activation = "relu", dropout: Rate = 0.0, norm: Norms = None):
         super().__init__()
-        if len(shapes) > 2:
-            raise Misfit(f"takes what the experts read and what the gates read, and is given {len(shapes)} inputs")
+        self.out = rules.mmoe(*shapes, gates=gates, hidden=hidden)
         self.experts = MLP(width_of(shapes[0]), hidden, activation=activation, dropout=dropout, norm=norm,
                            stack=experts)
         self.gates = Linear(width_of(shapes[-1]), experts, bias=False, stack=gates)
-        self.out = Stack(gates, self.experts.out)
 
     def forward(self, x: Value, asked: Value | None = None) -> Tensor:
         weight = self.gates(flat(x if asked is None else asked)).softmax(2)      # [B, gates, N]
@@ -644,13 +564,10 @@ class PLELevel(nn.Module):
                  shared: Annotated[int, Ge(0)] = 2, hidden: Widths = (128,), last: bool = False,
                  activation: Activation = "relu", dropout: Rate = 0.0, norm: Norms = None):
         super().__init__()
-        shape = one(shapes)
-        self.stacked = isinstance(shape, Stack) and shape.count == tasks + 1
-        if not (last or shared):
-            raise Misfit("shared: 0 leaves no shared state for the next level; set last: true, or give it experts")
-        self.level = Level(shape.width if self.stacked else width_of(shape), tasks, own, shared, last=last,
+        self.out = rules.ple(*shapes, tasks=tasks, own=own, shared=shared, hidden=hidden, last=last)
+        self.stacked = rules.is_level(shapes[0], tasks)
+        self.level = Level(shapes[0].width if self.stacked else width_of(shapes[0]), tasks, own, shared, last=last,
                            hidden=hidden, activation=activation, dropout=dropout, norm=norm)
-        self.out = Stack(tasks + (not last), hidden[-1])
 
     def forward(self, x: Value) -> Tensor:
         own, common = (x[:, :-1], x[:, -1]) if self.stacked else (flat(x), flat(x))
@@ -668,18 +585,12 @@ class AITLayer(nn.Module):
                  heads: Count = 1, gate: Widths = (), gate_activation: Activation = "relu", dropout: Rate = 0.0,
                  stop_gradient: bool = False):
         super().__init__()
-        if len(shapes) < 2:
-            raise Misfit("takes the steps before and the step's own tower, last; name two inputs or more, with "
-                         "merge: list")
-        widths = {width_of(s) for s in shapes}
-        if len(widths) != 1:
-            raise Misfit(f"towers have widths {', '.join(map(str, sorted(widths)))}; an attention over them needs one")
-        n, H = len(shapes), widths.pop()
+        self.out = rules.ait(*shapes, heads=heads)
+        n, H = len(shapes), self.out.width
         spec = Spec(flat=0, tasks=n, views=n, hidden=H, relations=tuple(Relation(p, n - 1) for p in range(n - 1)))
         self.transfer = InformationTransfer(spec, variant=variant, heads=heads, gate=gate,
                                             gate_activation=gate_activation, dropout=dropout,
                                             stop_gradient=stop_gradient)
-        self.out = Vector(H)
 
     def forward(self, *towers: Value) -> Tensor:
         return self.transfer(torch.stack([flat(t) for t in towers], 1))[:, -1]
