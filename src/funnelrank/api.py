@@ -59,6 +59,7 @@ from funnelrank.flow import (
     calibrate,
     cold_columns,
     encode,
+    encode_as_rank,
     fit,
     freezes,
     measure_split,
@@ -219,17 +220,22 @@ def _refuse_apart(config: Config, profile: bool) -> None:
 
 
 def _encoded(config: Config, data: Data, record: Report, old: Old | None) -> tuple[Encoder, dict[str, EncodedSplit]]:
-    """Statistics of train, and every split's rows. Of several ranks the first one makes both, and the others read."""
+    """Statistics of train, and every split's rows. Of several ranks the first one gathers the statistics, each encodes
+    a share of the files, and the first one joins them."""
     if ranks.size() == 1:
         encoder = prepare(config, data, record, old)
         return encoder, encode(config, data, encoder, record)
     with scratch_folder(cache_of(config) / "encoder") if ranks.first() else nullcontext() as made:
-        def work() -> str:
-            encoder = prepare(config, data, record, old)
-            encode(config, data, encoder, record)
-            encoder.save(made)
+        def gather() -> str:
+            prepare(config, data, record, old).save(made)
             return str(made)
-        encoder = Encoder.load(ranks.led(work))
+
+        def join() -> None:
+            encode(config, data, encoder, record)
+
+        encoder = Encoder.load(ranks.led(gather))
+        encode_as_rank(config, data, encoder, record)
+        ranks.led(join)
         splits = encode(config, data, encoder, record)
         ranks.wait()
     return encoder, splits

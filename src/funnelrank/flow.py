@@ -206,12 +206,26 @@ def encode_share(config: Config, data: Data, share: tuple[int, int], report: Rep
     if encoder is None:
         raise ConfigError(f"{cache_of(config)}: holds no vocabularies of this config and these files; run `funnelrank "
                           "encode CONFIG --fit` once before the shares, with the same data.cache")
-    every = [(split, source, i) for split, source in data.sources.items() for i in range(len(source.files()))]
-    mine, made = every[number - 1::of], 0
-    for split, source, i in mine:
-        made += encode_file(encoder, source, i, config.settings.data, cache_of(config), split == "train",
-                            progress(report, f"encode {split}, file {i + 1}", source.files()[i]),
-                            threads_of(config.settings.train), report)
+    return _encode_files(config, data, encoder, (number - 1, of), threads_of(config.settings.train), report)
+
+
+def encode_as_rank(config: Config, data: Data, encoder: Encoder, report: Report = silent) -> None:
+    """Under torchrun: every rank encodes its share of the files, for `encode` to join. What one of them refuses is
+    refused on all. Nothing under data.on_error: skip, which has no shares.
+    """
+    if config.settings.data.on_error != "skip":
+        threads = max(1, threads_of(config.settings.train) // ranks.neighbours())
+        ranks.each(lambda: _encode_files(config, data, encoder, (ranks.rank(), ranks.size()), threads, report))
+
+
+def _encode_files(config: Config, data: Data, encoder: Encoder, share: tuple[int, int], threads: int,
+                  report: Report) -> tuple[int, int]:
+    """Share k of n, from 0: how many files were encoded now, and how many are in it."""
+    every = [(split, one, i) for split, source in data.sources.items() for i, one in enumerate(source.files())]
+    mine, made = every[share[0]::share[1]], 0
+    for split, one, i in mine:
+        made += encode_file(encoder, data.sources[split], i, config.settings.data, cache_of(config), split == "train",
+                            progress(report, f"encode {split}, file {i + 1}", one), threads, report)
     return made, len(mine)
 
 

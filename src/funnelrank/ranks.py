@@ -60,6 +60,11 @@ def first() -> bool:
     return rank() == 0
 
 
+def neighbours() -> int:
+    """How many ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if size() > 1 else 1
+
+
 def share(rows: int, of: int | None = None, by: int | None = None) -> tuple[int, int]:
     """The first row of `rows` that belongs to this rank (or to rank `of` of `by`), and the one behind its last."""
     r, n = rank() if of is None else of, by or size()
@@ -177,3 +182,16 @@ def led(work: Callable[[], Value]) -> Value:
         raise ConfigError(failed)
     return done
 
+
+def each(work: Callable[[], Value]) -> Value:
+    """What `work` gives, which every rank does a part of; what one of them refuses is refused on all."""
+    if size() == 1:
+        return work()
+    done, failed = None, None
+    try:
+        done = work()
+    except FunnelrankError as error:
+        failed = error
+    if said := [text for text in every(failed and str(failed)) if text]:
+        raise ConfigError(said[0]) from failed
+    return done

@@ -253,3 +253,17 @@ def test_one_batch_is_packed_ahead(monkeypatch):
     next(batches)
     batches.close()
     assert 2 <= len(made) <= 3
+
+
+@pytest.mark.parametrize("rows, size, ranks", [(23, 5, 2), (23, 5, 3), (7, 3, 4), (2, 9, 3), (64, 8, 5)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_read_every_row_once_an_epoch_in_as_many_batches(monkeypatch, rows, size, ranks, shuffle):
+    """Each gets a share of every batch, if need be an empty one: together what one process would get, in its order."""
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr("funnelrank.ranks.size", lambda: ranks)
+        monkeypatch.setattr("funnelrank.ranks.rank", lambda rank=rank: rank)
+        shares.append([users([b]) for b in loader(encoded(rows), size, shuffle=shuffle, apart=True).epoch(1)])
+    alone = [users([b]) for b in loader(encoded(rows), size, shuffle=shuffle).epoch(1)]
+    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == alone
+    assert sorted(sum(alone, [])) == list(range(rows))

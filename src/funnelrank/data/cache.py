@@ -96,8 +96,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         arrays = _InMemory()
         meta = _encode(encoder, source, rules, arrays, progress, threads, [])
         return _split(arrays.whole, meta, None)
-    made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": source.fingerprint(), **rules}
-    target = Path(folder) / f"encoded-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
+    made_from, target = _whole(encoder, source, rules, Path(folder))
     found = _open(target)
     if found is None:
         sweep(Path(folder), target.name, wait=True)
@@ -116,7 +115,8 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
 
 def encode_file(encoder: Encoder, source: Source, number: int, data: Data, folder: Path, policy: bool,
                 progress: Progress | None = None, threads: int = 1, says: Says = lambda event: None) -> bool:
-    """Encode one file of a split into the cache, for `open_encoded` to join; False where that was done before.
+    """Encode one file of a split into the cache, for `open_encoded` to join; False where that was done before, of it
+    or of the whole split.
 
     Raises DataError as open_encoded does.
     """
@@ -126,7 +126,7 @@ def encode_file(encoder: Encoder, source: Source, number: int, data: Data, folde
         before = set(folder.glob("encoded-*"))
         return open_encoded(encoder, source, data, folder, policy, progress, threads, says).folder not in before
     made_from, target = _part(encoder, one, rules, folder)
-    if _open(target) is not None:
+    if find_folder(_whole(encoder, source, rules, folder)[1]) is not None or _open(target) is not None:
         return False
     sweep(folder, target.name)
     _write(target, made_from, encoder, one, rules, progress, threads, says, [], is_part=True)
@@ -136,6 +136,12 @@ def encode_file(encoder: Encoder, source: Source, number: int, data: Data, folde
 def _rules(encoder: Encoder, data: Data, policy: bool) -> dict[str, Any]:
     fill = data.fill_implied if data.fill_implied is not None else encoder.schema.nested
     return {"contradictions": data.contradictions if policy else None, "fill_implied": policy and fill}
+
+
+def _whole(encoder: Encoder, source: Source, rules: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Path]:
+    """What a split's rows are made from, and where they lie."""
+    made_from = {"format": FORMAT, "encoder": encoder.hash(), "source": source.fingerprint(), **rules}
+    return made_from, folder / f"encoded-{hashlib.sha256(to_json(made_from)).hexdigest()[:KEY]}"
 
 
 def _part(encoder: Encoder, one: Source, rules: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Path]:
