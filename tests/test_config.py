@@ -228,6 +228,8 @@ nonsense: 1
     ("model.relations={buy: [clik]}", "no task 'clik'; tasks are 'click' and 'buy' (did you mean 'click'?)"),
     ("embedding.groups={g: [prise]}", "no feature 'prise' (did you mean 'price'?)"),
     ("tasks.buy.label=price", "reads column 'price', which is the label of task 'buy'"),
+    ("tasks.buy.within=clik", "task: no task 'clik'; tasks are 'click' and 'buy' (did you mean 'click'?)"),
+    ("tasks.buy.within={task: click, outside: 1}", "inside and outside are the same, so all rows weigh alike"),
     ("tasks.click.after=byu", "no task 'byu'; tasks are 'click' and 'buy' (did you mean 'buy'?)"),
 ])
 def test_a_fault_says_what_was_found_and_what_would_do(file, edit, said):
@@ -326,6 +328,10 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path, file):
     (["train.early_stopping.metric=valid/gauc", "data.user=null"], "set data.user"),
     (["evaluate.truth={by: p}"], "--set evaluate.truth: by: no task 'by'"),
     (["tasks.click.weight=0", "tasks.buy.weight=0"], "every task has weight 0"),
+    (["tasks.buy.within=buy"], "inside its own label every row is a positive"),
+    (["tasks.buy.within=click", "model.reading=conditional"], "a step's loss teaches the steps before it"),
+    (["tasks.buy.within=click", "model={name: dcmt, reading: conditional}", "tasks.buy.after=null",
+      "tasks.later={after: click}"], "model.debias says itself what rows weigh"),
     (["tasks.spend.kind=count", "data.negatives_kept={task: spend, rate: .5}"], "'spend' is not binary"),
 ])
 def test_what_no_run_can_honour_is_refused(file, sets, said):

@@ -4,7 +4,7 @@ from made import batch, config, model
 
 from funnelrank.errors import ConfigError
 from funnelrank.funnel import Funnel
-from funnelrank.loss import calibrator, is_plain, plain_losses, task_losses
+from funnelrank.loss import calibrator, is_plain, plain_losses, task_losses, within
 from funnelrank.settings import JRC, Focal, Huber, Pairwise, Squared
 
 KINDS = ["binary"] * 3
@@ -36,6 +36,37 @@ def test_task_that_no_row_observes_gives_zero():
     loss = task_losses(funnel, funnel(z), torch.full((4, 1), float("nan")), torch.ones(4))
     loss.sum().backward()
     assert loss.item() == 0 and (z.grad == 0).all()
+
+
+def test_a_task_within_another_is_the_weighted_mean_over_its_space():
+    """By hand, in float64: weights of data and space, a label that was not observed, and one of another task's."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 2, (50, 2), generator=generator).double()
+    y[3, 1] = y[7, 0] = y[8, 0] = float("nan")
+    w = torch.rand(50, generator=generator, dtype=torch.float64)
+    funnel, above, below = Funnel([None, 0]), 0.0, 0.0
+    for i in range(50):
+        if i != 3:
+            weight = w[i] * (3.0 if y[i, 0] == 1 else 0.2)
+            p = 1 / (1 + (-z[i, 1]).exp())
+            above -= weight * (p.log() if y[i, 1] == 1 else (1 - p).log())
+            below += weight
+    found = task_losses(funnel, funnel(z), y, within(w, y, {1: (0, 3.0, 0.2)}))
+    torch.testing.assert_close(found[1], above / below)
+    torch.testing.assert_close(found[0], task_losses(funnel, funnel(z), y, w)[0])
+
+
+@pytest.mark.parametrize("loss", [None, {"name": "pairwise", "by": "batch"}, {"name": "jrc", "by": "batch"}, "focal"])
+def test_rows_outside_a_task_of_weight_0_are_as_if_they_were_not_there(loss):
+    keys = {"loss": loss} if loss else {}
+    m = model(config(tasks={"click": {}, "buy": {**keys, "within": "click"}}, model="shared_bottom")).eval()
+    rows = batch(60, tasks=2, seed=5)
+    inside = rows.labels[:, 0] == 1
+    rows.labels[~inside, 1] = float("nan")
+    without = m.task_losses(m(rows), rows)
+    rows.labels[~inside, 1] = 1.0
+    torch.testing.assert_close(m.task_losses(m(rows), rows), without)
 
 
 def test_calibrator_is_zero_exactly_where_the_funnel_holds():

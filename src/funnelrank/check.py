@@ -30,6 +30,7 @@ def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> 
     return [*_calibrator(settings, schema), *_slots(settings, schema), *_drawing(settings, schema, shipped),
             *together.refusals(settings, schema, shipped), *_debias(settings, schema), *_outputs(settings, schema),
             *_early_stopping(settings, schema), *_task_names(settings, schema), *_losses(schema),
+            *_within(settings, schema),
             *_balance(settings, schema), *_calibrate(settings, schema)]
 
 
@@ -164,6 +165,19 @@ def _losses(schema: Schema) -> Iterator[str]:
                    f"'{task.name}' are of rows with '{task.after}'; choose pairwise, or the joint reading")
 
 
+def _within(settings: Settings, schema: Schema) -> Iterator[str]:
+    for task in (t for t in schema.tasks if t.within):
+        where, of = f"tasks.{task.name}.within", task.within.task
+        if of == task.name and not task.within.outside:
+            yield f"{where}: inside its own label every row is a positive; give outside a weight, or name another task"
+        elif task.after and schema.nested:
+            yield (f"{where}: under the {schema.reading} reading a step's loss teaches the steps before it, which must "
+                   "see all rows; choose the joint reading, or remove within")
+        elif settings.model.get("debias"):
+            yield (f"{where}: model.debias says itself what rows weigh, by how likely they were to be seen; keep one "
+                   "of the two")
+
+
 def _balance(settings: Settings, schema: Schema) -> Iterator[str]:
     said, tasks, where = settings.train.balance, schema.tasks, "train.balance"
     if said.name == "fixed":
@@ -203,6 +217,9 @@ def _funnel(settings: Settings, schema: Schema) -> Iterator[str]:
         if task.loss and task.loss.name == "focal" and settings.calibrate.method == "none":
             yield (f"tasks.{task.name}.loss: probabilities that focal learns are no rates; calibrate.method: platt "
                    "brings them back")
+        if task.within and not task.within.outside and task.within.task != task.name:
+            yield (f"tasks.{task.name}.within: learnt from rows with '{task.within.task}' alone, so its probability is "
+                   "given that; model.reading: conditional answers both, given it and over all rows")
         if task.weight == 0:
             yield f"tasks.{task.name}.weight: 0, so this task learns nothing; remove the task, or give it a weight"
     if schema.nested and not any(t.after for t in schema.tasks):

@@ -28,6 +28,8 @@ def short_for(path: Keys) -> str | None:
         return "name"
     if len(path) == 3 and (path[:2] == ("train", "track") or path[0] == "tasks" and path[2] == "loss"):
         return "name"
+    if len(path) == 3 and path[0] == "tasks" and path[2] == "within":
+        return "task"
     if path == ("model",) or path[0] == "model" and len(path) - isinstance(path[-1], int) == 2 and path[1] in NAMED:
         return "name"
     return "kind" if path[0] == "features" and len(path) == 2 and path[1] != "lists" else None
@@ -45,11 +47,12 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
         if isinstance(inner, dict):
             inner.update({k: {} for k, v in inner.items() if v is None})
     tasks = value.get("tasks")
-    inside = [(value.get("train"), "balance"), (value.get("data"), "engine"), *((task, "loss") for task in (
-        tasks.values() if isinstance(tasks, dict) else ()))]
-    for section, key in inside:
+    each = [task for task in (tasks.values() if isinstance(tasks, dict) else ()) if isinstance(task, dict)]
+    inside = [(value.get("train"), "balance", "name"), (value.get("data"), "engine", "name"),
+              *((task, key, name) for task in each for key, name in (("loss", "name"), ("within", "task")))]
+    for section, key, name in inside:
         if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = {"name": section[key]}
+            section[key] = {name: section[key]}
     train = value.get("train")
     if isinstance(train, dict) and isinstance(train.get("track"), list):
         train["track"] = [{"name": t} if isinstance(t, str) else t for t in train["track"]]

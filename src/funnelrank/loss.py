@@ -21,11 +21,11 @@ def task_losses(funnel: Funnel, said: Prediction, labels: Tensor, weight: Tensor
 
         L_t = sum_i w_i m_it l_it / sum_i w_i m_it,     m_it = 1 where y_it was observed
 
-    labels [B, T] with NaN for "not observed", weight [B] >= 0 -> [T]. A task that no row observes gives 0. l is the
-    negative log likelihood, unless `losses` has another for the task; user [B] says whose rows are compared, -1 is
-    nobody.
+    labels [B, T] with NaN for "not observed", weight [B] >= 0, or [B, T] of each task's own -> [T]. A task that no row
+    observes gives 0. l is the negative log likelihood, unless `losses` has another for the task; user [B] says whose
+    rows are compared, -1 is nobody.
     """
-    weight = weight.unsqueeze(1) * funnel.observed(labels)                  # [B, T]
+    weight = (weight if weight.dim() == 2 else weight.unsqueeze(1)) * funnel.observed(labels)         # [B, T]
     total = weight.sum(0)
     each = funnel.nll(said, labels)
     if losses:
@@ -44,6 +44,20 @@ def task_losses(funnel: Funnel, said: Prediction, labels: Tensor, weight: Tensor
                 ranked = of_context(said.logits[:, funnel.slices[t]], labels[:, t], weight[:, t], context)
             columns[t] = loss.alpha * columns[t] + (1 - loss.alpha) * ranked
     return torch.stack(columns)
+
+
+def within(weight: Tensor, labels: Tensor, spaces: Mapping[int, tuple[int, float, float]]) -> Tensor:
+    """Weights [B, T] of rows of weight [B], where some tasks learn from a space of rows: t -> (a, inside, outside).
+
+        w_it = w_i (inside if y_ia > 0 else outside)
+
+    A label y_ia that was not observed is outside.
+    """
+    each = [weight] * labels.shape[1]
+    for t, (a, inside, outside) in spaces.items():
+        there = (labels[:, a] > 0).to(weight.dtype)
+        each[t] = weight * (inside * there + outside * (1 - there))
+    return torch.stack(each, 1)
 
 
 def _of_rows(funnel: Funnel, said: Prediction, labels: Tensor, each: Tensor, t: int, loss: AnyLoss | None) -> Tensor:

@@ -16,7 +16,7 @@ from funnelrank.debias import starts as unserved_starts
 from funnelrank.embedding.tables import Embedding
 from funnelrank.funnel import Funnel, Prediction, undo_down_sampling
 from funnelrank.inputs import Relation, Spec
-from funnelrank.loss import task_losses
+from funnelrank.loss import task_losses, within
 from funnelrank.models.slots import Slots
 from funnelrank.schema import Schema
 from funnelrank.settings import Settings
@@ -43,6 +43,8 @@ class RankingModel(nn.Module):
                              scale=[y["std"] or 1.0 if k == "regression" else 1.0 for y, k in zip(known, kinds)],
                              outputs=outputs, unserved=[t.unserved for t in schema.tasks])
         self.losses = {i: t.loss for i, t in enumerate(schema.tasks) if t.loss}
+        self.spaces = {i: (self.tasks.index(t.within.task), t.within.inside, t.within.outside)
+                       for i, t in enumerate(schema.tasks) if t.within}
         self.debias = Debias(settings.model["debias"]) if settings.model.get("debias") else None
         self.calibrator = float(settings.model.get("calibrator") or 0.0)
         self.embedding = Embedding(layout, settings.embedding, Slots.needs(settings.model), schema.outputs,
@@ -82,7 +84,8 @@ class RankingModel(nn.Module):
 
     def task_losses(self, said: Prediction, batch: Batch) -> Tensor:
         """What training minimises of each task, [T]."""
-        losses = task_losses(self.funnel, said, batch.labels, batch.weight, self.losses, batch.user)
+        weight = within(batch.weight, batch.labels, self.spaces) if self.spaces else batch.weight
+        losses = task_losses(self.funnel, said, batch.labels, weight, self.losses, batch.user)
         return losses if self.debias is None else self.debias(self.funnel, said, batch.labels, batch.weight, losses)
 
     def selection(self) -> dict[str, float] | None:

@@ -185,7 +185,9 @@ def page() -> str:
                 lines += _model(schema["properties"]["model"], defs)
             case "tasks":
                 lines += [_table("Task", defs["Task"]), "### tasks.*name*.loss\n",
-                          *_choice(defs["Task"]["properties"]["loss"]["anyOf"][0]["discriminator"]["mapping"], defs)]
+                          *_choice(defs["Task"]["properties"]["loss"]["anyOf"][0]["discriminator"]["mapping"], defs),
+                          f"### tasks.*name*.within\n\n{defs['Within']['description']}\n",
+                          _table("Within", defs["Within"])]
             case _:
                 lines += _section(name, schema["properties"][name]["$ref"].split("/")[-1], defs)
     return "\n".join(lines).rstrip() + "\n"

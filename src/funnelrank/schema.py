@@ -30,6 +30,7 @@ from funnelrank.settings import (
     Settings,
     Share,
     TaskKind,
+    Within,
 )
 
 PAD, OOV = 0, 1          # in every id space, always
@@ -70,6 +71,7 @@ class TaskColumn(Frozen):
     loss: AnyLoss | None = None
     unserved: int = 0                # outputs that only its loss reads: an imputation, a counterfactual twin
     classes: tuple[str | int, ...] = ()      # of a multiclass task, in the order of its outputs
+    within: Within | None = None             # what rows weigh, by another task's label
 
     @property
     def outputs(self) -> int:
@@ -614,6 +616,12 @@ def _order_tasks(tasks: Mapping[str, Any], twins: bool, faults: list[str]) -> li
         elif task.after is not None and tasks[task.after].kind != "binary":
             faults.append(f"tasks.{name}.after: '{task.after}' is a {tasks[task.after].kind}; only a binary task can "
                           "come before another")
+        if task.within is not None and task.within.task not in tasks:
+            faults.append(f"tasks.{name}.within.task: no task '{task.within.task}'; tasks are {listing(tasks)}"
+                          + did_you_mean(task.within.task, tasks))
+        elif task.within is not None and tasks[task.within.task].kind == "multiclass":
+            faults.append(f"tasks.{name}.within.task: '{task.within.task}' is a multiclass, whose label is never above "
+                          "0 or not; name another task")
     if faults:
         return []
 
@@ -630,6 +638,7 @@ def _order_tasks(tasks: Mapping[str, Any], twins: bool, faults: list[str]) -> li
         if not faults:
             ordered[name] = TaskColumn(name=name, label=task.label or name, kind=task.kind, after=task.after,
                                        weight=task.weight, loss=task.loss, classes=_classes(task.classes),
+                                       within=task.within,
                                        unserved=int(twins and task.kind == "binary" and task.after is not None))
 
     for name in tasks:

@@ -607,6 +607,28 @@ LOSSES = {"binary": ("bce", "focal", "pairwise", "jrc"), "regression": ("squared
 TaskKind = Literal["binary", "regression", "count", "ziln", "multiclass"]
 
 
+class Within(Section):
+    """What rows weigh in a task's loss, by another task's label. Only the ratio of the two matters, for a loss is a
+    mean."""
+
+    task: str
+    """The task whose label it is."""
+    inside: float = Field(1.0, gt=0, le=1e6)
+    """What rows weigh where that label is above 0."""
+    outside: float = Field(0.0, ge=0, le=1e6)
+    """And where it is not, or was not observed; 0 leaves them out."""
+
+    @model_validator(mode="after")
+    def _differ(self):
+        if self.inside == self.outside:
+            raise ValueError("inside and outside are the same, so all rows weigh alike; change one, or remove within")
+        return self
+
+
+AnyWithin = Annotated[Within, BeforeValidator(lambda said: {"task": said} if isinstance(said, str) else said,
+                                              json_schema_input_type=str | Within)]
+
+
 class Task(Section):
     """One thing to predict."""
 
@@ -623,6 +645,8 @@ class Task(Section):
     """This task's weight in the loss."""
     loss: AnyLoss | None = None
     """What is minimised, of a binary task or a regression; see below. Default: minus the log likelihood of the kind."""
+    within: AnyWithin | None = None
+    """Rows to learn from, as `within: click`: those with a click. Default: all whose label was observed."""
 
     @model_validator(mode="after")
     def _classes(self):

@@ -356,3 +356,26 @@ def test_what_is_no_config_is_told_with_its_line(folder, text, words):
 def test_rows_hold_what_they_should():
     assert len(rows(5).splitlines()) == 5 and group("g", "a").startswith('feature_groups { group_name: "g" ')
     assert "MODEL" in PIPELINE and "ORDER_CALIBRATE" in CALIBRATED
+
+
+SPACE = 'task_space_indicator_label: "clk" in_task_space_weight: {} out_task_space_weight: {}'
+
+
+@pytest.mark.parametrize("inside, outside, within, weight, verdict", [
+    (1, 0, "ctr", 0.5, "carried"), (2, 0, {"task": "ctr", "inside": 2, "outside": 0}, 1.0, "carried"),
+    (1, 0.1, {"task": "ctr", "inside": 1, "outside": 0.1}, 0.5, "approximated"), (1, 1, None, 0.5, "ignored")])
+def test_rows_of_a_tasks_space_weigh_as_they_did(folder, inside, outside, within, weight, verdict):
+    """EasyRec divides by how many rows weigh anything: a weight inside alone is a weight of the task."""
+    found = imported(folder, config(MMOE.replace("weight: 0.5", "weight: 0.5 " + SPACE.format(inside, outside))))
+    said = document.read(found.text, "x").value["tasks"]["cvr"]
+    assert said.get("within") == within and said.get("weight", 1.0) == weight
+    assert row(found, "model_config.mmoe.task_towers.out_task_space_weight").verdict == verdict
+
+
+@pytest.mark.parametrize("model, space, words", [
+    (MMOE, SPACE.format(1, 0).replace("clk", "shown"), "no tower learns 'shown'; add one"),
+    (MMOE, SPACE.format(0, 1), "rows inside weigh more than 0"),
+    (MODELS["esmm"], SPACE.format(1, 0), "both losses of ESMM are over all rows")])
+def test_a_space_that_cannot_be_carried_is_refused_by_name(folder, model, space, words):
+    text = config(model.replace('tower_name: "cvr"', f'tower_name: "cvr" {space}'))
+    assert any(words in r.said for r in imported(folder, text).of("refused"))

@@ -93,6 +93,15 @@ def test_pepnet_is_gates_before_towers_of_their_own(folder):
     assert blocks["cvr_ppnet"]["inputs"] == ["epnet", "uia"] and blocks["cvr_ppnet"]["layer"]["position"] == "output"
 
 
+def test_rows_of_a_tasks_space_weigh_as_they_did(folder):
+    """There weights are brought to a mean of 1, which a weighted mean does by itself."""
+    space = 'task_space_indicator_label: "clk" in_task_space_weight: 10 out_task_space_weight: 1'
+    found = imported(folder, config(ALL + f"simple_multi_task {{ {towers(space)} }}"))
+    assert document.read(found.text, "x").value["tasks"]["cvr"] == {
+        "label": "buy", "within": {"task": "ctr", "inside": 10, "outside": 1}}
+    assert not [r for r in found.of("approximated") if "space" in r.path]
+
+
 def test_losses_of_a_task(folder):
     jrc = towers("").replace("losses { binary_cross_entropy {} }",
                              'losses { jrc_loss { session_name: "user" alpha: 0.7 } }', 1)

@@ -239,7 +239,7 @@ class Encoder:
                 for key in ("role", "target", "vocab_list", "vocab_file", *(["pool"] if "space" in f else [])):
                     f.pop(key, None)
             for task in said["tasks"]:
-                del task["weight"]
+                del task["weight"], task["within"]
             digest = hashlib.sha256()
             digest.update(json.dumps([FORMAT, said, self._numbers()], sort_keys=True).encode())
             for vocab in [*self.vocabs.values(), *([self.scenario] if self.scenario else [])]:

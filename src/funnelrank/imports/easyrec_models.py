@@ -355,6 +355,9 @@ def _esmm(model: Section, ranking: Ranking, labels: list[str]) -> None:
     section.approximated("ctr_tower", "losses are means over rows, where there they are sums; Adam's steps hardly "
                                       "depend on a loss's scale")
     ranking.target["tasks"][second.task]["after"] = first.task
+    for _, tower, _ in ranking.spaces:
+        tower.refused("task_space_indicator_label", "both losses of ESMM are over all rows; leave it out")
+    ranking.spaces.clear()
     refs: list[Ref] = []
     for group in section.sections("groups"):
         name = group.text("input", "", to="inputs of its block")

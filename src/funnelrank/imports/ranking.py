@@ -42,6 +42,7 @@ class Ranking:
     used: list[str] = field(default_factory=list)                           # groups that a block reads
     names: dict[str, str] = field(default_factory=dict)                     # of the source's groups in our config
     packages: dict[str, tuple[str, Drawing, str]] = field(default_factory=dict)      # our name, blocks, the output
+    spaces: list[tuple[str, Section, bool]] = field(default_factory=list)   # a task, its tower, weights made to mean 1
     inlined: dict[str, str] = field(default_factory=dict)                   # packages drawn in place: the output
 
     # ---- features
@@ -165,6 +166,8 @@ class Ranking:
 
     def finish(self, *, model: str = "backbone", outputs: dict[str, str] | str | None = None, **keys: Any) -> None:
         """Writes features, groups and widths, and the drawing where the model is one."""
+        for task, section, normalised in self.spaces:
+            self._within(task, section, normalised)
         seen = {f for g in self.used for f in self.groups[g]}
         seen |= {self.features[f]["target"] for f in self.attended if f in seen or self._read_as_history(f)}
         seen |= {f for f in self.attended if self._read_as_history(f)}
@@ -198,6 +201,31 @@ class Ranking:
                 self.target.note(("model", "represent", "blocks", name), line)
         self.target.config["model"] = {"name": model, **self.target["model"], **keys}
         self.target.note(("model",), self.source.section("model_config").line)
+
+    def _within(self, task: str, section: Section, normalised: bool) -> None:
+        """A task's rows, which weigh by another label. EasyRec divides their sum by how many weigh anything, so that
+        weights make a loss larger; TorchEasyRec brings them to a mean of 1."""
+        keys = ("task_space_indicator_label", "in_task_space_weight", "out_task_space_weight")
+        label = section.text(keys[0], to="tasks.*.within.task")
+        inside, outside = (section.number(k, 1.0, to=f"tasks.*.within.{where}")
+                           for k, where in zip(keys[1:], ("inside", "outside")))
+        tasks = self.target["tasks"]
+        of = next((name for name, said in tasks.items() if said.get("label", name) == label), None)
+        if of is None:
+            section.refused(keys[0], f"no tower learns '{label}'; add one, of weight 0 if it should teach nothing")
+        elif tasks[of].get("kind") == "multiclass":
+            section.refused(keys[0], f"'{label}' has classes, which are not above 0 or at it; write a label of 0 "
+                                     "and 1")
+        elif min(inside, outside) < 0 or not inside:
+            section.refused(keys[1] if inside <= 0 else keys[2], "rows inside weigh more than 0, those outside 0 or "
+                                                                 "more")
+        else:
+            tasks[task]["within"] = of if (inside, outside) == (1, 0) else {"task": of, "inside": inside,
+                                                                           "outside": outside}
+            if not normalised and outside:
+                section.approximated(keys[2], "a mean with these weights, whose scale they do not change")
+            elif not normalised and inside != 1:
+                tasks[task]["weight"] = tasks[task].get("weight", 1.0) * inside
 
     def _prune(self, outputs: dict[str, str] | str | None) -> None:
         """Without blocks that were drawn for something that then read another."""

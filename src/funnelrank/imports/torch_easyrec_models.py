@@ -299,7 +299,7 @@ def _tower(section: Section, ranking: Ranking, labels: list[str], position: int)
     column = section.text("sample_weight_name", to="data.weight")
     if column and column != ranking.target["data"].get("weight"):
         section.approximated("sample_weight_name", "one column of weights for all tasks, data.weight")
-    task_space(section)
+    task_space(section, ranking, name, normalised=True)
     return Tower(task=name, mlp=mlp(section.section("mlp")) if section.has("mlp") else Mlp(), line=section.line,
                  relation=mlp(section.section("relation_mlp")) if section.has("relation_mlp") else Mlp(),
                  parents=tuple(p for p in parents if p != name and p in ranking.target["tasks"]))

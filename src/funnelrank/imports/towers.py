@@ -57,7 +57,7 @@ def task(section: Section, ranking: Ranking, labels: list[str], position: int) -
                                                  "models")
         else:
             section.ignored("no column of weights is declared", "use_sample_weight")
-    task_space(section)
+    task_space(section, ranking, name, normalised=False)
     return Tower(task=name, mlp=dnn(section.section("dnn")) if section.has("dnn") else Mlp(), line=section.line,
                  relation=dnn(section.section("relation_dnn")) if section.has("relation_dnn") else Mlp(),
                  parents=tuple(p for p in parents if p != name and p in ranking.target["tasks"]),
@@ -75,11 +75,11 @@ def _ait(section: Section, parents: tuple[str, ...]) -> bool:
     return asked
 
 
-def task_space(section: Section) -> None:
+def task_space(section: Section, ranking: Ranking, name: str, normalised: bool) -> None:
+    """What rows weigh by another label, once all towers are known; `normalised`: weights come to a mean of 1 there."""
     inside, outside = (section.number(f"{k}_task_space_weight", 1.0) for k in ("in", "out"))
     if section.text("task_space_indicator_label") and inside != outside:
-        for key in ("task_space_indicator_label", "in_task_space_weight", "out_task_space_weight"):
-            section.refused(key, "rows outside a task's space are those whose label is null; leave such labels empty")
+        ranking.spaces.append((name, section, normalised))
     else:
         section.ignored("rows in and outside its space weigh the same", "task_space_indicator_label",
                         "in_task_space_weight", "out_task_space_weight")

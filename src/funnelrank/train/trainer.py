@@ -110,7 +110,7 @@ class Trainer:
         self._since = (0.0, 0.0)                                         # wall and CPU clock
         self._last_log = (0.0, 0)                                        # when, and rows by then
         self._last_save, self._save_took = 0.0, 0.0
-        self.plain = is_plain(model.funnel) and not model.losses
+        self.plain = is_plain(model.funnel) and not (model.losses or model.spaces)
         self.apart = model.embedding.apart                               # one rank of several
         self.told = self.late = 0               # what ranks agreed on: a signal that one got, time for a checkpoint
         self.fuses = not self.apart                                      # rows move within backward where they can
