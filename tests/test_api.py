@@ -1,6 +1,8 @@
 """The whole flow on a small simulated log: as one call, as steps, and from an artefact."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -108,6 +110,21 @@ def test_a_loaded_artefact_says_the_same_bit_for_bit(run, log):
     assert json.loads(table.to_json(loaded.evaluate())) == [
         r for r in json.loads(table.to_json(run.rows)) if r["split"] == "test" and not table.is_fact(r["metric"])
         and not ("@" in r["metric"] or r["metric"].startswith("psi:"))]                  # these need train
+
+
+def test_an_artefact_of_another_version_is_refused_in_one_sentence(run, tmp_path):
+    """Its config has a key that is gone; the seals match, so nobody is told to mend the file."""
+    folder = tmp_path / "old"
+    shutil.copytree(run.folder / "artefact", folder)
+    text = (folder / "config.yaml").read_text().replace("train:\n", "train:\n  tensorboard: false\n", 1).encode()
+    (folder / "config.yaml").write_bytes(text)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["config.yaml"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match="this version of funnelrank does not know its config .*train.tensorboard: "
+                                            "unknown key.*written by version .* use that one, or train again") as error:
+        Ranker.load(folder)
+    assert len(error.value.messages) == 1
 
 
 def test_predictions_are_named_by_task_and_by_step(run, log):

@@ -484,7 +484,7 @@ class Ranker:
         artefact = open_artefact(artefact_folder(Path(folder)))
         path = artefact.path
         with understood(path):
-            config = load_config(path / "config.yaml", allow_code=allow_code, beside=False)
+            config = _sealed_config(path, artefact.about, allow_code)
             schema = Schema.model_validate_json((path / "schema.json").read_bytes())
             if schema != config.schema:
                 raise ArtefactError(f"{path}: schema.json is not what config.yaml resolves to; the artefact was "
@@ -628,6 +628,21 @@ def export(artefact: str | Path, to: Form, out: str | Path, *, tables: Kind = "f
             both.append({row["task"]: row["value"] for row in overall if row["task"] and row["value"] is not None})
         measured = {task: (both[0][task], both[1][task]) for task in both[0] if task in both[1]}
     return done, measured
+
+
+def _sealed_config(path: Path, about: Mapping[str, Any], allow_code: bool) -> Config:
+    """An artefact's config. It is sealed, so what this version does not know in it is said of the artefact."""
+    try:
+        return load_config(path / "config.yaml", allow_code=allow_code, beside=False)
+    except ConfigError as error:
+        if allow_code or own_parts.HOW in str(error):
+            raise
+        first, *more = error.messages
+        wrote = about.get("versions") or {}
+        raise ArtefactError(
+            f"artefact {path}: this version of funnelrank does not know its config ({first.removeprefix(f'{path}/')}"
+            f"{f'; and {len(more)} more' if more else ''}); it was written by version {wrote.get('funnelrank')}, code "
+            f"{wrote.get('code')}: use that one, or train again") from None
 
 
 def _to_serve(ranker: Ranker, model: RankingModel) -> dict[str, Any]:
