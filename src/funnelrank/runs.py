@@ -75,7 +75,7 @@ def compare(folders: Sequence[str | Path], metrics: Sequence[str] | None = None,
         raise ConfigError("compare: no run was named; name two or more")
     names = _names(folders)
     found = comparing.compare([Contestant(name, _kept(Path(f))) for name, f in zip(names, folders)],
-                              tuple(metrics) if metrics else comparing.DEFAULT, by_scenario)
+                              metrics or (), by_scenario)
     if out is not None:
         write_text(Path(out) / "comparison.json", json.dumps(found.to_json(), indent=1, ensure_ascii=False,
                                                              allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ families: all differences over all rows, and all differences within scenarios.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,9 @@ from funnelrank.evaluate.table import BINARY, OTHER, Shown
 
 ALPHA = 0.05
 DIRECTION = {m: d for m, d in (BINARY | OTHER).items() if d}
-DEFAULT = ("auc", "gauc_frozen", "logloss")
+# what is compared unless metrics are named; GAUC only where there are users
+DEFAULT = {"binary": ("auc", "gauc_frozen", "logloss"), "regression": ("rmse",), "count": ("rmse",), "ziln": ("gini",),
+           "multiclass": ("accuracy", "logloss")}
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ class Comparison:
                 "words": words(self)}
 
 
-def compare(contestants: Sequence[Contestant], metrics: Sequence[str] = DEFAULT,
-            by_scenario: bool = True) -> Comparison:
-    """Each contestant against the first, per task, over all rows and in each scenario.
+def compare(contestants: Sequence[Contestant], metrics: Sequence[str] = (), by_scenario: bool = True) -> Comparison:
+    """Each contestant against the first, per task, over all rows and in each scenario; in DEFAULT without `metrics`.
 
     Raises ConfigError for an unknown metric or fewer than two runs, DataError where runs were not measured on the
     same rows.
@@ -72,9 +73,8 @@ def compare(contestants: Sequence[Contestant], metrics: Sequence[str] = DEFAULT,
     if evaluate.intervals == "none":
         evaluate = evaluate.model_copy(update={"intervals": "user"})
     spreads = [[_spreads(kept, tasks, evaluate) for kept in c.seeds] for c in contestants]
-    if metrics == DEFAULT and not any(m == "gauc_frozen" for _, _, m in spreads[0][0]):
-        metrics = ("auc", "gauc", "logloss")
-    places = [(t, s, m) for t, s, m in spreads[0][0] if m in metrics and (by_scenario or s is None)]
+    asked = dict.fromkeys([*tasks, None], metrics) if metrics else _default(base.seeds[0], tasks, spreads[0][0])
+    places = [(t, s, m) for t, s, m in spreads[0][0] if m in asked[t] and (by_scenario or s is None)]
     places.sort(key=lambda place: place[1] is not None)         # all rows first
     rows = [_difference(place, base.name, other.name, [s.get(place) for s in spreads[0]],
                         [s.get(place) for s in theirs])
@@ -169,6 +169,14 @@ def _spreads(kept: Kept, tasks: Sequence[str], evaluate: Any) -> dict[tuple, tup
     return {place: (r, found.get(place)) for r, place in places}
 
 
+def _default(kept: Kept, tasks: Sequence[str], places: Iterable[tuple]) -> dict[str | None, Sequence[str]]:
+    """The metrics of each task, and under None those of the mean over tasks, which is of binary ones."""
+    gauc = () if kept.scores.user is None else ("gauc_frozen",) if any(m == "gauc_frozen" for _, _, m in places) else (
+        "gauc",)
+    kinds = dict(zip(kept.scores.tasks, kept.scores.kinds)) | {None: "binary"}
+    return {t: [n for m in DEFAULT[kinds[t]] for n in (gauc if m == "gauc_frozen" else (m,))] for t in (*tasks, None)}
+
+
 def _only(scores: Scores, tasks: Sequence[str]) -> Scores:
     at = [list(scores.tasks).index(t) for t in tasks]
     parents = [scores.parents[t] for t in at]
@@ -217,10 +225,11 @@ def judge(family: Sequence[dict[str, Any]]) -> None:
 
 
 def t_quantile(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t, by its expansion around the normal one (within 1 % from 3 degrees on)."""
-    z, f = Z95, max(freedom, 1.0)
-    return z + (z**3 + z) / (4 * f) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2) + (
-        3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
+    """The 97.5 % quantile of Student's t: where t_p_value is .05. From 2 degrees on, 0 to 4 % above the exact one."""
+    if math.isinf(freedom):
+        return Z95
+    f = max(freedom, 1.0)
+    return math.sqrt(f * math.expm1((Z95 * (8 * f + 3) / (8 * f + 1)) ** 2 / f))
 
 
 def t_p_value(t: float, freedom: float) -> float:
