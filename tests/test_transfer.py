@@ -65,6 +65,19 @@ def test_each_is_compared_on_its_own_rows_and_a_second_time_nothing_is_trained(s
     assert (folder / "transfer.md").read_text().startswith("# Learning together, on test")
 
 
+def test_several_seeds_are_compared_by_their_means(shop, monkeypatch, capsys):
+    monkeypatch.chdir(shop)
+    assert cli.main(["transfer", "shop.yaml", "--tasks", "cart", "--scenarios", "none", "--seeds", "2",
+                     "--set", "train.out=runs/seeds"]) == 0
+    assert "Means over 2 seeds" in capsys.readouterr().out
+    rows = json.loads((shop / "runs/seeds-transfer/transfer.json").read_text())["rows"]
+    row = next(r for r in rows if r["metric"] == "auc")
+    each = [json.loads((shop / f"runs/seeds-transfer/joint/seed-{s}/metrics.json").read_text()) for s in (0, 1)]
+    aucs = [next(r["value"] for r in rows if (r["split"], r["metric"], r["task"], r["scenario"]) == (
+        "test", "auc", "cart", None)) for rows in each]
+    assert row["seeds"] == [2, 2] and row["value"] == pytest.approx(np.mean(aucs), abs=1e-6) and aucs[0] != aucs[1]
+
+
 def test_a_task_alone_keeps_its_parts_and_loses_the_transfer():
     config = load({"data": {"user": "u"}, "features": {"a": "id"}, "tasks": {"x": {}, "y": {"after": "x"}},
                    "model": {"name": "aitm", "represent": {"hidden": [8]}}})
@@ -92,7 +105,7 @@ def test_only_the_rows_of_one_value():
 
 @pytest.mark.parametrize("words, said", [
     (["--tasks", "clik"], "did you mean 'click'?"), (["--scenarios", "hom"], "did you mean 'home'?"),
-    (["--set", "evaluate.keep_scores=0"], "evaluate.keep_scores"),
+    (["--set", "evaluate.keep_scores=0"], "evaluate.keep_scores"), (["--seeds", "0"], "seeds: 0 asked for"),
     (["--tasks", "none", "--scenarios", "none"], "nothing to learn from each other")])
 def test_what_cannot_be_done_is_one_sentence(shop, monkeypatch, capsys, words, said):
     monkeypatch.chdir(shop)

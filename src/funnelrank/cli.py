@@ -316,7 +316,8 @@ def compare(runs: list[Path], /, *, metrics: Words = None, scenarios: bool = Tru
     runs
         Folders of finished runs, or of several seeds. The first is what the others are held against.
     metrics
-        Which differences to test, by default auc, gauc_frozen (or gauc) and logloss.
+        Which differences to test; by default auc, gauc_frozen (or gauc) and logloss, rmse of values, gini of amounts,
+        accuracy and logloss of classes.
     scenarios
         Also test within each scenario.
     out
@@ -334,7 +335,7 @@ def compare(runs: list[Path], /, *, metrics: Words = None, scenarios: bool = Tru
 
 @app.command
 def transfer(config: Path, /, *, sets: Sets = None, tasks: Words = None, scenarios: Words = None,
-             metrics: Words = None) -> None:
+             metrics: Words = None, seeds: int = 1, allow_code: Code = False) -> None:
     """What does learning together cost or gain each task and each scenario?
 
     Trains the config as it is, a model of each task alone and one of each scenario's rows alone, each into a folder of
@@ -342,7 +343,7 @@ def transfer(config: Path, /, *, sets: Sets = None, tasks: Words = None, scenari
     example:
 
       funnelrank transfer demo.yaml
-      funnelrank transfer demo.yaml --tasks buy --scenarios home,search
+      funnelrank transfer demo.yaml --tasks buy --scenarios home,search --seeds 3
 
     Parameters
     ----------
@@ -353,13 +354,16 @@ def transfer(config: Path, /, *, sets: Sets = None, tasks: Words = None, scenari
     scenarios
         Which to train alone; default the eight with the most rows, 'none' for none.
     metrics
-        Which differences to test, by default auc, gauc_frozen (or gauc) and logloss.
+        Which differences to test; by default auc, gauc_frozen (or gauc) and logloss, rmse of values, gini of amounts,
+        accuracy and logloss of classes.
+    seeds
+        Trainings of each; of several, means are compared, and the spread between them is part of the intervals.
     """
     from funnelrank import transfer as together
     which = lambda words: None if words is None else [w for w in _split(words) if w != "none"]
     with Console() as console:
-        found = together.transfer(_load(config, sets), tasks=which(tasks), scenarios=which(scenarios),
-                                  metrics=_split(metrics) or None, report=console.watch)
+        found = together.transfer(_load(config, sets, allow_code), tasks=which(tasks), scenarios=which(scenarios),
+                                  metrics=_split(metrics) or None, seeds=seeds, report=console.watch)
     say(f"{found.split}, the joint model against models trained apart")
     show_table(together.shown(found), texts=("of", "apart", "task", "metric", "verdict"))
     say("")

@@ -4,9 +4,10 @@
     runs/shop-transfer/task-buy/, scenario-home/     the same config, of one task, or of one scenario's rows
     runs/shop-transfer/transfer.json, .md
 
-Each is a run of its own: given again, the command goes on with those that have not finished. A task alone has the same
-parts without a transfer; its joint counterpart is measured on the same rows. Differences are paired by user, and
-corrected by Holm over all of them, as in evaluate/compare.py.
+Each is a run of its own, or several, of seeds in `joint/seed-0` and so on: given again, the command goes on with those
+that have not finished. A task alone has the same parts without a transfer; its joint counterpart is measured on the
+same rows. Differences are paired by user, have the spread between seeds in their error, and are corrected by Holm over
+all of them, as in evaluate/compare.py.
 """
 
 from __future__ import annotations
@@ -44,20 +45,24 @@ class Transfer:
     split: str
     rows: list[dict[str, Any]]
     notes: list[str]
+    seeds: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        return {"split": self.split, "rows": self.rows, "words": words(self), "notes": self.notes}
+        return {"split": self.split, "seeds": self.seeds, "rows": self.rows, "words": words(self), "notes": self.notes}
 
 
 def transfer(config: Config, *, tasks: Sequence[str] | None = None, scenarios: Sequence[str] | None = None,
-             metrics: Sequence[str] | None = None, report: Report = silent) -> Transfer:
+             metrics: Sequence[str] | None = None, seeds: int = 1, report: Report = silent) -> Transfer:
     """Train what is missing of the joint and the separate models, and compare them on the last split measured.
 
     tasks, scenarios   which to train apart; default all tasks, and the LARGEST scenarios; [] none
+    seeds              trainings of each, from train.seed on
 
     Raises ConfigError where there is nothing to take apart, or a name is not there.
     """
     settings, schema = config.settings, config.schema
+    if seeds < 1:
+        raise ConfigError(f"seeds: {seeds} asked for; there is 1 or more")
     if not settings.evaluate.keep_scores:
         raise ConfigError("evaluate.keep_scores: 0 keeps nothing that models could be compared by; leave it out")
     names = schema.task_names
@@ -82,30 +87,34 @@ def transfer(config: Config, *, tasks: Sequence[str] | None = None, scenarios: S
     folder = Path(f"{settings.train.out}-transfer")
     cache = settings.data.cache or str(folder / ".funnelrank-cache")
 
-    def kept(name: str, one: Config, **given: Any) -> Kept:
-        out = folder / name
-        report({"event": "part", "name": name, "folder": str(out)})
-        moved = one.settings.model_copy(update={
-            "data": one.settings.data.model_copy(update={"cache": cache}),
-            "train": one.settings.train.model_copy(update={"out": str(out)})})
-        train(dataclasses.replace(one, settings=moved, name=name), report=report, **given)
-        return open_scores(out / "scores")
+    def kept(name: str, one: Config, **given: Any) -> list[Kept]:
+        found = []
+        for seed in range(settings.train.seed, settings.train.seed + seeds):
+            out = folder / name / f"seed-{seed}" if seeds > 1 else folder / name
+            report({"event": "part", "name": name, "folder": str(out)})
+            moved = one.settings.model_copy(update={
+                "data": one.settings.data.model_copy(update={"cache": cache}),
+                "train": one.settings.train.model_copy(update={"out": str(out), "seed": seed})})
+            train(dataclasses.replace(one, settings=moved, name=name), report=report, **given)
+            found.append(open_scores(out / "scores"))
+        return found
 
     joint, rows, split = kept("joint", config), [], None
     pairs = [("task", t, lambda t=t: kept(f"task-{t}", alone(config, t)), lambda: joint) for t in tasks]
     pairs += [("scenario", s, lambda s=s: kept(f"scenario-{_folder(s)}", config, **{
         name: Only(source, schema.scenario, s) for name, source in sources.items()}),
-        lambda s=s: of_scenario(joint, s)) for s in apart]
+        lambda s=s: [of_scenario(k, s) for k in joint]) for s in apart]
     for of, name, separate, together in pairs:
-        found = comparing.compare([Contestant("separate", [separate()]), Contestant("joint", [together()])],
-                                  tuple(metrics) if metrics else comparing.DEFAULT, by_scenario=False)
+        found = comparing.compare([Contestant("separate", separate()), Contestant("joint", together())],
+                                  metrics or (), by_scenario=False)
         rows += [{"of": of, "apart": name, **r} for r in found.rows if r["task"]]
         split = found.split
     comparing.judge([r for r in rows if r["p"] is not None])
     notes = ["Differences are the joint model's value less that of the model trained apart, on the same rows of "
              f"{split}; +- is half of a 95 % interval. P values are corrected by Holm over all lines.",
-             "One training each: what is shown is of these trained models."]
-    found = Transfer(folder, split, rows, notes)
+             "One training each: what is shown is of these trained models." if seeds == 1 else
+             f"Means over {seeds} seeds; the spread between seeds is part of the intervals."]
+    found = Transfer(folder, split, rows, notes, seeds)
     write_text(folder / "transfer.json", json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
                + "\n")
     write_text(folder / "transfer.md", markdown(found))
@@ -125,7 +134,7 @@ def alone(config: Config, task: str) -> Config:
     if (sampled := said["data"].get("negatives_kept")) and sampled["task"] != task:
         raise ConfigError(f"data.negatives_kept: negatives of '{sampled['task']}' were sampled, so '{task}' alone "
                           "would learn other rates; leave it out of --tasks")
-    return load_config(said)
+    return load_config(said, allow_code=config.allow_code)
 
 
 def of_scenario(kept: Kept, name: str) -> Kept:
