@@ -137,6 +137,9 @@ def fuzz(folder: Path, bodies: int, seed: int) -> bool:
     before = server.memory()
     for start in range(0, bodies, 500):
         ask_many(server, [hostile(good, draw) for _ in range(min(500, bodies - start))], found)
+        if (start + 500) % 5000 == 0 and start + 500 < bodies:
+            print(f"fuzz: {start + 500:,} of {bodies:,} bodies, {dict(sorted(found.items()))}; memory "
+                  f"{server.memory():.0f} MB", flush=True)
     for _ in range(max(2, bodies // 500)):               # who is slow, half closed, or gone
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as s:
             s.sendall(b"POST /v2/models/shop/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n{")

@@ -18,6 +18,7 @@ from funnelrank.serve.batching import Batcher
 from funnelrank.serve.connection import Connection
 from funnelrank.serve.metrics import Metrics
 from funnelrank.serve.protocol import Limits
+from funnelrank.serve.server import listen
 
 
 def rows(n: int, seed: int) -> pa.Table:
@@ -90,17 +91,18 @@ class Server:
         self.app = App(self.models, self.metrics, token=token, log=self.log.append)
 
     def __enter__(self):
-        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, http=Connection, loop="asyncio", lifespan="off",
-                                log_level="error", access_log=False, server_header=False)
+        config = uvicorn.Config(self.app, http=Connection, loop="asyncio", lifespan="off", log_level="error",
+                                access_log=False, server_header=False)
         self.server = uvicorn.Server(config)
         self.server.capture_signals = contextlib.nullcontext
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()), daemon=True)
+        sockets = [listen("127.0.0.1", 0)]
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets)), daemon=True)
         self.thread.start()
         until = time.monotonic() + 60
         while not self.server.started:
             assert time.monotonic() < until and self.thread.is_alive()
             time.sleep(0.005)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.port = sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_):

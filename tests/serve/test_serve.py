@@ -15,6 +15,7 @@ from funnelrank import ArtefactError, Ranker
 from funnelrank.data.golden import Golden
 from funnelrank.serve import app, connection
 from funnelrank.serve.batching import Batcher
+from funnelrank.serve.connection import Connection
 from funnelrank.serve.protocol import Limits, Tensor
 from funnelrank.serve.requests import Rows, from_rank, from_tensors
 from funnelrank.serve.servable import Servable
@@ -404,6 +405,15 @@ def read_all(s) -> bytes:
     while part := s.recv(4096):
         said += part
     return said
+
+
+def test_an_answers_body_does_not_wait_until_its_head_is_acknowledged(server, monkeypatch):
+    made, taken = Connection.connection_made, []
+    monkeypatch.setattr(Connection, "connection_made", lambda self, transport: taken.append(transport.get_extra_info(
+        "socket").dup()) or made(self, transport))
+    assert server.ask("GET", "/v2")[0] == 200
+    assert taken[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    taken[0].close()
 
 
 def test_whoever_sends_no_more_still_gets_the_answer(server):

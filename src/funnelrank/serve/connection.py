@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from asyncio import TimerHandle
 from typing import Any
 
@@ -20,6 +21,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # asyncio does so only for sockets that were made with a protocol's number; an answer's body must not wait for
+        # the client to acknowledge its head, which takes 40 ms
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:

@@ -94,7 +94,7 @@ class _Process:
         serving, loop = self.serving, asyncio.get_running_loop()
         app = App(self.models, self.metrics, token=serving.token, reload=self.reload,
                   log=(lambda said: write_line({"event": "request", **said})) if serving.access_log else None)
-        listener = _listen(serving.host, serving.port)
+        listener = listen(serving.host, serving.port)
         grpc_server, grpc_port = await self._grpc(app.log) if serving.grpc_port is not None else (None, None)
         tls = {"ssl_certfile": str(serving.tls[0]), "ssl_keyfile": str(serving.tls[1])} if serving.tls else {}
         try:
@@ -183,7 +183,8 @@ class _Process:
             return said
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Raises ConfigError where the port cannot be had."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET,
                                     backlog=2048)
