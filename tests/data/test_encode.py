@@ -515,6 +515,29 @@ def test_rows_do_not_depend_on_their_neighbours(monkeypatch, block):
     assert one.ids[0].tolist() == at_once.ids[17].tolist() and one.numbers[0].tolist() == at_once.numbers[17].tolist()
 
 
+@pytest.mark.parametrize("rows", [1, 37])
+def test_plain_features_are_the_same_done_together_or_one_by_one(monkeypatch, rows):
+    rng = np.random.default_rng(rows)
+    features = {"a": {"hash_buckets": 50}, "b": {"hash_buckets": 2**31 - 2}, "same": {"kind": "id", "space": "a"},
+                "text": {"hash_buckets": 9}, "holed": {"hash_buckets": 9}, "known": ID,
+                "x": "number", "y": {"kind": "number", "log": False, "clip": None}, "n": "number", "z": "number",
+                "wild": {"kind": "number", "clip": 2.5}, "filled": {"kind": "number", "default": 3}}
+    log = pa.table({
+        "click": rng.integers(0, 2, rows), **{n: rng.integers(-2**63, 2**63 - 1, rows) for n in ("a", "b", "same")},
+        "text": pa.array([f"t{i % 5}" for i in range(rows)]), "known": rng.integers(0, 9, rows),
+        "holed": pa.array(rng.integers(0, 9, rows), mask=np.arange(rows) % 3 == 0),
+        **{n: rng.standard_normal(rows) * 10.0 ** rng.integers(-3, 30, rows) for n in ("x", "y", "z")},
+        "n": rng.integers(-2**62, 2**62, rows), "filled": rng.random(rows),
+        "wild": np.where(np.arange(rows) % 4 == 0, np.inf, 1.0)})
+    encoder = fit(features, log)
+    together, read = encoder.encode(log, "log"), encoder._plain.read(encoder._reader.rows(log, "log"), features)
+    assert set(read) == {"a", "b", "same", "x", "y", "n", "z"}
+    monkeypatch.setattr(encode_module, "FEW", 0)
+    one_by_one = encoder.encode(log, "log")
+    same(together, one_by_one)
+    assert together.counts == one_by_one.counts and list(together.counts) == list(one_by_one.counts)
+
+
 def test_fitting_does_not_depend_on_units():
     log = whole_log(200)
     schema = schema_of(FEATURES, KEYS, scenario="tab", user="user", weight="weight")

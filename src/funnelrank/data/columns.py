@@ -38,6 +38,8 @@ from funnelrank.data.vocab import Family, hash_values, is_whole, nulls, splitmix
 from funnelrank.errors import DataError, did_you_mean
 from funnelrank.schema import Schema, is_number, table_of
 
+INT, FLOAT = pa.int64(), pa.float64()
+
 
 class Ids(NamedTuple):
     """One value a row, null where there is none."""
@@ -202,6 +204,13 @@ class Rows:
         if not self.has(column):
             raise DataError(f"{self._where}: no column '{column}'" + did_you_mean(column, self._table.column_names))
         return self._keep((column,), lambda: pairs_as_map(one_chunk(self._table.column(column)), self.place(column)))
+
+    def plain(self, column: str) -> np.ndarray | None:
+        """A column of int64 or float64 without a null, as it is; None for any other, or where there is none."""
+        if not self.has(column):
+            return None
+        found = self.column(column)
+        return found.to_numpy() if not found.null_count and found.type in (INT, FLOAT) else None
 
     def place(self, column: str) -> str:
         return f"{self._where}: column '{column}'"

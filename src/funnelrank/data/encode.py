@@ -42,6 +42,7 @@ from funnelrank.data.labels import read_labels, read_weights
 from funnelrank.data.lists import ListNumbers
 from funnelrank.data.numbers import LARGEST, Scaler, bucket_ids
 from funnelrank.data.parse import Values, newest, one_chunk
+from funnelrank.data.plain import Plain
 from funnelrank.data.rates import Rates
 from funnelrank.data.source import Source
 from funnelrank.data.spill import Spill
@@ -54,6 +55,7 @@ from funnelrank.settings import AnyEngine
 
 FORMAT = 1
 BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
+FEW = 1024                      # rows whose plain features are worth doing together
 SCENARIO = "data.scenario"      # its key among the counts; no feature's name has a dot
 NO_USER = -1
 SCALED = ("number", "vector", "length", "gap")
@@ -88,6 +90,7 @@ class Encoder:
         self.rates = dict(rates)
         self.layout = self._layout()
         self._reader = Reader(schema, self.tables, {name: v.family for name, v in vocabs.items()}, self.boundaries)
+        self._plain = Plain(schema, vocabs, self.scalers, self.boundaries)
         self._hash: str | None = None
 
     @classmethod
@@ -167,7 +170,7 @@ class Encoder:
                 for key, count in more.items():
                     so_far[key] += count
         if self.schema.scenario and (labels or rows.has(self.schema.scenario)):
-            counts[SCENARIO] = {"nulls": int((scenario == PAD).sum()), "oov": int((scenario == OOV).sum())}
+            counts[SCENARIO] = {"nulls": _many(scenario, PAD), "oov": _many(scenario, OOV)}
         return Encoded(
             ids, numbers, [_joined(parts) for parts in lists], scenario,
             read_labels(table, self.schema, where) if labels else np.full((n, len(layout.tasks)), np.nan, np.float32),
@@ -291,7 +294,11 @@ class Encoder:
         columns: dict[str, Any] = {}
         counts: dict[str, dict[str, int]] = {}
         read_off = ListNumbers(self.schema, rows)
+        plain = self._plain.read(rows, only) if len(rows) <= FEW else {}
         for name in only:
+            if name in plain:
+                columns[name], counts[name] = plain[name]
+                continue
             f = self.schema.features[name]
             match f.kind:
                 case "id" | "cross":
@@ -326,7 +333,7 @@ class Encoder:
         f = self.schema.features[name]
         values, missing, filled = Ids(Values(rows.crossed(name))) if f.kind == "cross" else rows.ids(name)
         ids = self._vocab_ids(f.space, values)
-        counts = {"nulls": int((ids == PAD).sum()) - missing + filled, "oov": int((ids == OOV).sum())}
+        counts = {"nulls": _many(ids, PAD) - missing + filled, "oov": _many(ids, OOV)}
         if f.kind == "id" and table_of(f.column):
             counts["missing_keys"] = missing
         return self._known(f.space, ids), counts
@@ -357,7 +364,7 @@ class Encoder:
         null = int(listed.null.sum())
         empty = int((np.diff(listed.offsets) == 0).sum()) + listed.filled
         counts = {"nulls": null, "empty": empty - null, "ids": len(ids),
-                  "oov": int((ids == OOV).sum()), "dropped": listed.dropped, "cut": listed.values.count() - len(ids)}
+                  "oov": _many(ids, OOV), "dropped": listed.dropped, "cut": listed.values.count() - len(ids)}
         if table_of(f.column):
             counts["missing_keys"] = listed.missing_keys
         return List(self._known(f.space, ids), offsets, weights), counts
@@ -395,10 +402,16 @@ def joined(parts: list[Encoded]) -> Encoded:
 
 def _joined(parts: list[List]) -> List:
     """The rows of several parts, one after another."""
+    if len(parts) == 1:
+        return parts[0]
     ends = np.cumsum([0, *(len(part.values) for part in parts)])
     offsets = [part.offsets[1:] + end for part, end in zip(parts, ends)]
     return List(np.concatenate([part.values for part in parts]), np.concatenate([[0], *offsets]),
                 None if parts[0].weights is None else np.concatenate([part.weights for part in parts]))
+
+
+def _many(ids: np.ndarray, one: int) -> int:
+    return int(np.count_nonzero(ids == one))
 
 
 def _file_name(name: str) -> str:

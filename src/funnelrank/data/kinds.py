@@ -90,6 +90,8 @@ def conform(array: pa.Array, kind: pa.DataType, where: str) -> pa.Array:
 
 def pairs_as_map(array: pa.Array, where: str) -> pa.Array:
     """Lists of structs of two as maps; any other column as it is."""
+    if pa.types.is_primitive(array.type):
+        return array
     kind = widened(array.type)
     return conform(array, kind, where) if pa.types.is_map(kind) and not pa.types.is_map(array.type) else array
 

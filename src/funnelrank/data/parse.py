@@ -143,7 +143,11 @@ def ragged(column: pa.Array, family: Family, where: str, space: str, separator: 
     mapped = pa.types.is_map(column.type)
     if mapped:
         column = map_as_list(column)
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy())])
+    if column.null_count or pa.types.is_fixed_size_list(column.type):
+        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(column).fill_null(0).to_numpy())])
+    else:
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        offsets -= offsets[0]
     values, weights = column.flatten(), None
     if mapped:
         values, weights = (pc.struct_field(values, i) for i in (0, 1))
@@ -162,7 +166,8 @@ def _ragged(values: pa.Array, offsets: np.ndarray, weights: np.ndarray | None, c
     if known is not None:
         dropped += int((~known).sum())
         weights = taken(weights, known)
-    return Ragged(Values(values), offsets, weights, nulls(column), dropped)
+    null = nulls(column) if column.null_count else np.zeros(len(column), bool)
+    return Ragged(Values(values), offsets, weights, null, dropped)
 
 
 def _split(texts: pa.Array, separator: str, family: Family, where: str, space: str,

@@ -33,6 +33,8 @@ Family = Literal["int", "string"]
 TYPE = {"int": pa.int64(), "string": pa.large_string()}
 EXACT_INT = r"^(0|-?[1-9][0-9]*)$"
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX = [(np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB))]
+LAST = np.uint64(31)
 PENDING = 1 << 20          # rows of counts that may wait for the next merge
 HASH_BYTES = 1 << 20       # bytes of text hashed at once (eight times that in memory)
 assert FIRST - 1 == OOV
@@ -153,13 +155,13 @@ class Vocab:
                     self._index = KeyIndex(self._values)
             ids = self._index.find(array) + FIRST          # -1, not found, becomes OOV
         elif self.space.made == "hash":
-            ids = (hash_values(array) % np.uint64(self.space.size)).astype(np.int64) + FIRST
+            ids = _in_buckets(hash_values(array), np.uint64(self.space.size))
         else:
             numbers = _numpy(array)
             ids = np.where((numbers >= 0) & (numbers < self.space.size), numbers + FIRST, OOV)
         if array.null_count:
             ids[nulls(array)] = PAD
-        return ids.astype(np.int32)
+        return ids.astype(np.int32, copy=False)
 
     def shared(self, other: Vocab, where: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids [n] int64 of this space and those [n] that the same values have in `other`, OOV among them.
@@ -287,9 +289,20 @@ def is_whole(text: str) -> bool:
 def splitmix64(numbers: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64, a bijection of 64 bits: uint64 [n] -> uint64 [n]."""
     z = numbers + GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    for shift, factor in MIX:
+        z ^= z >> shift
+        z *= factor
+    z ^= z >> LAST
+    return z
+
+
+def hashed_ids(numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """What spaces of so many buckets [k] make of whole numbers [n, k] int64 that are no nulls: ids [n, k] int32."""
+    return _in_buckets(splitmix64(numbers.view(np.uint64)), sizes)
+
+
+def _in_buckets(hashes: np.ndarray, sizes: np.ndarray | np.uint64) -> np.ndarray:
+    return (hashes % sizes).astype(np.int32) + np.int32(FIRST)
 
 
 def hash_values(array: pa.Array) -> np.ndarray:
