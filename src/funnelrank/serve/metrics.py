@@ -60,6 +60,7 @@ class Metrics:
         self.reloads = made(Counter, "reloads", "New versions, loaded or refused", "model", "result")
         self.version = made(Gauge, "model_version", "1 for the version that answers", "model", "version")
         self.queue = made(Gauge, "queue_rows", "Rows that wait", "model")
+        self._feature: dict[tuple[str, str], list[tuple[str, Counter]]] = {}     # what to count, and where
         self.scores, self._waiting = Scores(), waiting
         self.registry.register(self.scores)
 
@@ -70,9 +71,15 @@ class Metrics:
         for one in scored:
             self.scores.add(model, one.outputs)
         for feature, said in done.counts.items():
-            self.values.labels(model, feature).inc(said.get("ids", said["rows"]))
-            self.nulls.labels(model, feature).inc(said.get("nulls", 0))
-            self.unseen.labels(model, feature).inc(said.get("oov", 0))
+            for key, counter in self._counters(model, feature, "ids" if "ids" in said else "rows"):
+                if many := said.get(key):
+                    counter.inc(many)
+
+    def _counters(self, model: str, feature: str, values: str) -> list[tuple[str, Counter]]:
+        if (model, feature) not in self._feature:
+            self._feature[model, feature] = [(key, counter.labels(model, feature)) for key, counter in (
+                (values, self.values), ("nulls", self.nulls), ("oov", self.unseen))]
+        return self._feature[model, feature]
 
     def switched(self, old: str | None, servable: Servable) -> None:
         if old is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,23 +36,23 @@ class Column:
     name: str
     kind: pa.DataType
 
-    @property
+    @cached_property
     def is_list(self) -> bool:
         return pa.types.is_large_list(self.kind) or pa.types.is_map(self.kind)
 
-    @property
+    @cached_property
     def value(self) -> pa.DataType:
         """The type of a value, or of a list's entry."""
         if pa.types.is_map(self.kind):
             return self.kind.key_type
         return self.kind.value_type if self.is_list else self.kind
 
-    @property
+    @cached_property
     def weight(self) -> Column:
         """What a map has at its keys, as a column of its own."""
         return Column(f"{self.name}.weight", self.kind.item_type)
 
-    @property
+    @cached_property
     def datatype(self) -> str:
         t, kind = pa.types, self.value
         if t.is_floating(kind):
@@ -60,7 +61,7 @@ class Column:
             return "BOOL"
         return "INT64" if t.is_integer(kind) or t.is_temporal(kind) else "BYTES"
 
-    @property
+    @cached_property
     def shape(self) -> list[int]:
         return [-1, -1] if self.is_list else [-1]
 
