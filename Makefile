@@ -7,6 +7,7 @@
 #             files by the thousand: the right result or one sentence
 # make chaos-serve  a server under hostile bodies, reloads, kills and a steady load; about half an hour. Requests drawn from
 #             its OpenAPI document, too, with SCHEMATHESIS=PROGRAM
+# make soak   the suite's steady load on a server for SOAK=120 seconds, instead of four
 # make grid   every part of a model with every other, the whole cross product: each works or is refused with a sentence
 # make lint   ruff
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
@@ -20,7 +21,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .bench-env/installed
 
-.PHONY: run test test-peers test-distributed chaos chaos-serve grid costs fuzz lint install bench bench-quick contest
+.PHONY: run test test-peers test-distributed chaos chaos-serve soak grid costs fuzz lint install bench bench-quick contest
 
 run: $(INSTALLED)
 	$(BIN)/funnelrank simulate runs/demo-log
@@ -42,6 +43,10 @@ chaos: $(INSTALLED)
 
 chaos-serve: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos_serve.py $(if $(SCHEMATHESIS),--schemathesis $(SCHEMATHESIS))
+
+SOAK := 120
+soak: $(INSTALLED)
+	FUNNELRANK_SOAK=$(SOAK) $(BIN)/python -m pytest -o addopts="" -q tests/serve/test_served.py -k steady_load
 
 grid: $(INSTALLED)
 	$(BIN)/python tests/models/grid.py

@@ -150,8 +150,7 @@ def in_process(servable: Servable, requests: list[Rows], seconds: float, served:
     variants = {"plain": lambda k: plain(*loose[k]), "plain, tight": lambda k: plain(*tight[k]),
                 "torch": lambda k: scorer.answer(*packed[k])}
     if served:
-        fed = [{i.name: served.engine._fed(i, *e) for i in served.engine.inputs} for e in encoded]
-        variants["onnx"] = lambda k: served.engine.session.run(None, fed[k])
+        variants["onnx"] = lambda k: served.engine.shared(*encoded[k])
     variants["rows"] = lambda k: (served or servable).score([requests[k]])
     times: dict[str, list[float]] = {name: [] for name in variants}
     with torch.inference_mode():

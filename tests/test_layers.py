@@ -14,7 +14,7 @@ LAYERS = [
     ["settings", "schema", "document", "validate", "blocks", "shapes", "sizes", "fill", "together", "check",
      "config", "own_parts",
      "durable", "sealed"],
-    ["batch", "inputs", "kernels", "tensors", "ranks", "onnx_runtime"],
+    ["batch", "inputs", "kernels", "lookups", "tensors", "ranks", "onnx_runtime"],
     ["nn", "funnel", "values", "calibration", "debias"],
     STRANGERS,
     ["ranker"],

@@ -10,12 +10,15 @@ from models.test_every_model import VARIANTS
 from funnelrank.models import MODELS
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import resolve
-from funnelrank.scorer import Lookup, Scorer, frozen, padded, splits, with_tables
+from funnelrank.scorer import Lookup, Network, Scorer, frozen, padded, splits, with_tables
 
 NORMED = [{"name": n, "represent": {"norm": "batch"}} for n in ("aitm", "mmoe", "ple", "deepfm")]
 OVER = [{"name": "apg", "represent": {"middle": 16}}, {"name": "din", "prepare": [{"name": "din", "softmax": True}]},
         {"name": "m2m", "prepare": [{"name": "mha", "length": 2}, "scenario_view"]},
         {"name": "aitm", "reading": "conditional"}]
+
+FLAT_ALONE = ("aitm", "shared_bottom", "mmoe", "omoe", "cgc", "ple", "esmm", "escm2_ips", "escm2_dr", "dcmt", "dbmtl",
+              "single_task", "dnn")
 
 
 def made(said, **rest):
@@ -45,6 +48,22 @@ def test_the_graph_says_what_the_model_serves(said):
     scorer, rows = Scorer(m, schema.served).eval(), batch(11)
     with torch.no_grad():
         close(scorer(*scorer.feed(rows).values()), served(m, schema, rows))
+
+
+@pytest.mark.parametrize("said", [{"name": n} for n in MODELS] + NORMED + [
+    {"name": "aitm", "reading": "conditional"}], ids=str)
+def test_a_model_that_reads_flat_alone_answers_behind_its_lookups(said):
+    m, schema = made(said)
+    scorer = Scorer(m, schema.served).eval()
+    assert scorer.flat_alone == (said["name"] in FLAT_ALONE)
+    if not scorer.flat_alone:
+        return
+    network, rows = Network(scorer).eval(), batch(11)
+    user, each, whole = of_one_user(7)
+    with torch.no_grad():
+        close(network(*network.feed(rows).values()), served(m, schema, rows))
+        fed = network.feed(each) | {"once": network.feed(whole)["once"][:1]}
+        close(network(*fed.values()), served(m, schema, whole))
 
 
 def of_one_user(rows: int):

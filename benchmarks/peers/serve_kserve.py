@@ -22,7 +22,7 @@ class Graph(Model):
         for one, values in zip(self.session.get_outputs(), found):
             outputs.append(InferOutput(one.name, list(values.shape), "FP32"))
             outputs[-1].set_data_from_numpy(values, binary_data=True)
-        return InferResponse(payload.id, self.name, outputs)
+        return InferResponse(payload.id or "", self.name, outputs)
 
 
 if __name__ == "__main__":

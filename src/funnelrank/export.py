@@ -5,7 +5,8 @@
     aoti     model.pt2 of compiled code (AOTInductor): the fastest, for this kind of CPU and this version of torch only
     triton   a model repository, NAME/config.pbtxt and NAME/1/model.onnx, which Triton loads as it is
 
-    serve    for `funnelrank serve`: model.onnx with the encoder and the golden request beside it, sealed as an artefact
+    serve    for `funnelrank serve`: model.onnx with the encoder and the golden request beside it, sealed as an
+             artefact; where the model reads flat alone, its tables are files beside the graph, looked up before it
 
 Each comes with inputs.json: the graph's inputs, what varies in their shapes, and which feature is which column.
 """
@@ -17,7 +18,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -35,7 +37,7 @@ from funnelrank.nn.linear import without_blocks
 from funnelrank.onnx_runtime import session
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import Schema
-from funnelrank.scorer import Feed, Kind, Scorer
+from funnelrank.scorer import Feed, Kind, Network, Scorer
 from funnelrank.sealed import Content, refuse_strangers, to_json, write_sealed
 
 Form = Literal["torch", "onnx", "aoti", "triton", "serve"]
@@ -73,10 +75,12 @@ def export(model: RankingModel, schema: Schema, name: str, to: Form, out: Path, 
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: {out} is there already; choose another folder, or remove it")
     scorer = Scorer(model, schema.served, tables).eval()
+    if to == "serve":
+        scorer = Network(scorer).eval() if scorer.flat_alone else scorer
     inputs = to_json(described(scorer, name, tables))
     if to == "serve":
         write_sealed(out, SERVED, {"model.onnx": lambda path: _write_onnx(scorer, path.parent, name),
-                                   "inputs.json": inputs, **(beside or {})}, about or {})
+                                   "inputs.json": inputs, **_tables(scorer), **(beside or {})}, about or {})
     else:
         try:
             with new_folder(out) as new:
@@ -114,12 +118,20 @@ def differences(model: RankingModel, schema: Schema, rows: Batch, found: Sequenc
     return apart
 
 
-def described(scorer: Scorer, name: str, tables: Kind) -> dict[str, Any]:
+def described(scorer: Scorer | Network, name: str, tables: Kind) -> dict[str, Any]:
     """What inputs.json says."""
-    return {"format": 1, "name": name, "tables": tables,
+    looked_up = {n: [asdict(p) for p in look.parts] for n, look in scorer.lookups.items()} if isinstance(
+        scorer, Network) else {}
+    return {"format": 1, "name": name, "tables": tables, **({"lookups": looked_up} if looked_up else {}),
             "inputs": [{"name": f.name, "datatype": DATATYPES[f.dtype], "shape": list(f.dims),
                         "features": list(f.reads)} for f in scorer.inputs],
             "outputs": [{"name": o.name, "datatype": "FP32", "shape": ["rows"]} for o in scorer.outputs]}
+
+
+def _tables(scorer: Scorer | Network) -> dict[str, Content]:
+    """The tables that a server looks in itself, as files that it can map."""
+    return {f"tables/{name}.npy": partial(np.save, arr=table, allow_pickle=False)
+            for name, table in scorer.tables[0].items()} if isinstance(scorer, Network) else {}
 
 
 def sample(inputs: Sequence[Feed], rows: int, users: int = 1, length: int = 1) -> dict[str, Tensor]:
@@ -146,7 +158,7 @@ def _numpy(found: Sequence[Tensor]) -> list[np.ndarray]:
     return [t.detach().numpy() for t in found]
 
 
-def program_of(scorer: Scorer) -> torch.export.ExportedProgram:
+def program_of(scorer: Scorer | Network) -> torch.export.ExportedProgram:
     """The graph, every dimension that varies left open."""
     dims: dict[str, torch.export.Dim] = {}
     lengths = iter(range(5, 10**6, 2))                   # no two alike, none 0 or 1: those would be taken for constants
@@ -203,11 +215,27 @@ def _write_torch(scorer: Scorer, folder: Path, name: str) -> None:
     torch.export.save(program_of(scorer), folder / "model.pt2")
 
 
-def _write_onnx(scorer: Scorer, folder: Path, name: str) -> None:
+def _write_onnx(scorer: Scorer | Network, folder: Path, name: str) -> None:
     with _quiet():
-        torch.onnx.export(program_of(scorer), (), folder / "model.onnx", dynamo=True, external_data=True,
-                          input_names=[f.name for f in scorer.inputs], output_names=[o.name for o in scorer.outputs],
-                          opset_version=OPSET, verbose=False)
+        made = torch.onnx.export(program_of(scorer), (), dynamo=True, input_names=[f.name for f in scorer.inputs],
+                                 output_names=[o.name for o in scorer.outputs], opset_version=OPSET, verbose=False)
+        if isinstance(scorer, Network):
+            _open_users(made.model)
+        made.save(folder / "model.onnx", external_data=True)
+
+
+def _open_users(graph: Any) -> None:
+    """A graph for one user takes any number: what is added to a product [B, n] may be [1, n] or [B, n]. Shapes that say
+    otherwise are forgotten; runtimes infer them.
+    """
+    import onnx_ir  # comes with onnxscript
+
+    graph.graph.inputs[0].shape = onnx_ir.Shape(["users", graph.graph.inputs[0].shape[1]])
+    outputs = set(graph.graph.outputs)
+    for node in graph.graph:
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = None
 
 
 def _write_aoti(scorer: Scorer, folder: Path, name: str) -> None:

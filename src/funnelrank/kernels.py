@@ -10,7 +10,7 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -81,6 +81,37 @@ def struct(**fields: str) -> type[ctypes.Structure]:
     types = {"n": ctypes.c_int64, "p": ctypes.c_void_p, "d": ctypes.c_double, "f": ctypes.c_float}
     return type("Struct", (ctypes.Structure,), {"_fields_": [(name, types[k[0]]) for k, names in fields.items()
                                                              for name in names.split()]})
+
+
+ID, POOL, JAGGED, NUMBER = range(4)                 # kinds of items
+
+
+class Item(NamedTuple):
+    """One feature's way from the batch to columns of an output."""
+
+    kind: int
+    source: int          # column of ids or numbers, or number of the list
+    table: int
+    offset: int          # the space: rows offset .. offset + size of the table
+    size: int
+    output: int
+    column: int
+    width: int
+    mean: int = 0
+
+
+class Copy(NamedTuple):
+    """The columns of an item once more, in another output."""
+
+    item: int
+    output: int
+    column: int
+
+
+# What rows_gather and rows_reduce are called with.
+Work = struct(n="rows id_columns number_columns values tables items copies threads",
+              p="id number value offset weight item copy table step output stride",
+              n2="bad_item bad_row bad_id")
 
 
 def threads() -> int:

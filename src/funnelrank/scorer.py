@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funnelrank.batch import Batch
-from funnelrank.embedding.tables import Embedding, Table
+from funnelrank.embedding.tables import Embedding, Piece, Table
 from funnelrank.funnel import Prediction
 from funnelrank.inputs import Inputs, Needs, Padded
+from funnelrank.lookups import Bags, Lookups, Part
 from funnelrank.nn.affine import Halves, fitting
 from funnelrank.ranker import RankingModel
 from funnelrank.schema import OOV, PAD, USER, Served
@@ -97,7 +98,7 @@ class Scorer(nn.Module):
         """The outputs of rows whose users' features stand in `users`, row_user [B] int64. Where the model reads nothing
         but flat, and that by layers, the tables are looked up as in training and no list is padded.
         """
-        if not (self.splits and self.kind == "fp32" and replace(self.needs, scenario=False) == Needs()):
+        if not self.flat_alone:
             return self(*self.feed(rows, users, row_user).values())
         embed, B = self._embedding[0], len(rows)
         once, own = embed(users).flat[:, :self.at], embed(rows).flat[:, self.at:]
@@ -106,6 +107,11 @@ class Scorer(nn.Module):
             own, row_user, rows.scenario.long()))
         said = self._said(Inputs(Halves(once, own, row_user), scenario=scenario))
         return tuple(self.model.funnel.answer(said, o)[:B] for o in self.outputs)
+
+    @property
+    def flat_alone(self) -> bool:
+        """Whether the model reads nothing but flat, and that by layers that can do a user's columns once."""
+        return self.splits and self.kind == "fp32" and replace(self.needs, scenario=False) == Needs()
 
     def _said(self, x: Inputs) -> Prediction:
         return self.model.finished(self.model.funnel(self.model.slots(x)), x.scenario)
@@ -148,6 +154,56 @@ class Scorer(nn.Module):
         fed = {**self.users.feed(users), **self.rows.feed(batch), "scenario": batch.scenario.long(),
                "row_user": row_user}
         return {f.name: fed[f.name] for f in self.inputs}
+
+
+class Network(nn.Module):
+    """A Scorer whose model reads flat alone, behind its lookups, which are done outside: for a server.
+
+    once [1, W1] of one user or [B, W1] of each row's own, own [B, W2], scenario [B] -> a tensor [B] for each output.
+    `lookups` are those of once and own, and `tables` what they look in.
+    """
+
+    def __init__(self, scorer: Scorer):
+        super().__init__()
+        assert scorer.flat_alone, "a part of the model reads more than flat"
+        embedding = scorer._embedding[0]
+        self.model, self.outputs = scorer.model, scorer.outputs
+        self.tables = [{name: t.weight.detach().numpy() for name, t in embedding.tables.items()}]    # no part of it
+        sides = {"once": scorer.users, "own": scorer.rows}
+        self.lookups = {name: Lookups(_parts(embedding, side.pieces), self.tables[0]) for name, side in sides.items()}
+        self.inputs = [Feed("once", torch.float32, (1, self.lookups["once"].width)),
+                       Feed("own", torch.float32, ("rows", self.lookups["own"].width)),
+                       *(f for f in scorer.inputs if f.name == "scenario")]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        once, own, scenario = (*tensors, None)[:3]
+        said = self.model.funnel(self.model.slots(Inputs(Halves(once, own, None), scenario=scenario)))
+        said = self.model.finished(said, scenario)
+        return tuple(self.model.funnel.answer(said, o) for o in self.outputs)
+
+    def feed(self, batch: Batch) -> dict[str, Tensor]:
+        """A batch as the graph's inputs, by name; every row has a user of its own."""
+        lists = [Bags(values.numpy(), offsets.numpy(), None) for values, offsets in map(
+            batch.bags, range(len(batch.offsets) // len(batch)))]
+        if batch.value_weights is not None:
+            ends = batch.offsets[::len(batch)].tolist()
+            lists = [one._replace(weights=batch.value_weights[a:b].numpy()) for one, a, b in zip(lists, ends, ends[1:])]
+        fed = {name: torch.from_numpy(look(batch.ids.numpy(), batch.numbers.numpy(), lists))
+               for name, look in self.lookups.items()}
+        return {f.name: (fed | {"scenario": batch.scenario.long()})[f.name] for f in self.inputs}
+
+
+def _parts(embedding: Embedding, pieces: Sequence[Piece]) -> list[Part]:
+    layout, tables, found = embedding.layout, embedding.tables, []
+    for p in pieces:
+        if p.source == "numbers":
+            found.append(Part(p.name, "numbers", p.position))
+            continue
+        space, table = layout.space[p.name], f"width_{p.width}"
+        found.append(Part(p.name, p.source, p.position, p.width, table, tables[table].offset[space],
+                          layout.size[space], p.source == "lists" and layout.pool[p.name] == "mean",
+                          OOV if p.source == "ids" and layout.role[p.name] == "scenario" else PAD))
+    return found
 
 
 def splits(model: RankingModel) -> bool:

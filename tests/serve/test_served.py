@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from funnelrank.artefact import SERVED
 from funnelrank.data.encoded import List
 from funnelrank.sealed import write_sealed
 from funnelrank.serve.onnx_engine import padded
+from funnelrank.serve.protocol import Limits
+from funnelrank.serve.requests import from_rank
 from funnelrank.serve.servable import Servable
 
 
@@ -52,6 +55,24 @@ def test_rows_get_what_predict_says_whichever_way_they_come(server, run):
     status, said, _ = server.ask("POST", "/v2/models/shop/rank", rank_body(table))
     assert status == 200
     same(said["outputs"], wanted(run, table), atol=1e-6)
+
+
+def test_users_who_are_scored_together_get_what_each_gets_alone(folder):
+    shop = Servable.load(folder, "shop")
+    asked = [from_rank(rank_body(one_user(n, n)), shop.columns, shop.outputs, Limits())[0] for n in (70, 1, 90, 3)]
+    alone = [shop.score([one])[0].outputs for one in asked]
+    for some in ([0, 2], [1, 3], [0, 1, 2, 3]):              # a run for each user, one for all, a run for each
+        for k, found in zip(some, shop.score([asked[k] for k in some]), strict=True):
+            same(found.outputs, alone[k], atol=1e-6)
+
+
+def test_what_reads_more_than_flat_is_served_by_its_whole_graph(tmp_path):
+    run, out = train(tmp_path / "fm", model={"name": "fm"}).folder, tmp_path / "served"
+    assert cli.main(["export", str(run), "--to", "serve", "--out", str(out), "--verify"]) == 0
+    assert not (out / "tables").exists()
+    table, shop = one_user(20, 3), Servable.load(out, "shop")
+    same(shop.score([from_rank(rank_body(table), shop.columns, shop.outputs, Limits())[0]])[0].outputs,
+         wanted(run, table), atol=1e-6)
 
 
 def test_it_starts_without_torch_and_writes_nothing_at_home(folder, tmp_path):
@@ -110,24 +131,26 @@ def test_without_its_library_it_is_a_sentence(folder, monkeypatch):
 
 
 def test_a_steady_load_leaves_memory_and_threads_as_they_were(server):
-    """A moment of what benchmarks/chaos_serve.py does for ten minutes."""
+    """Requests at 80 % of what one client can ask for; FUNNELRANK_SOAK seconds of them."""
     body, statuses = json.dumps(rank_body(one_user(50, 3))), []
     resident = lambda: int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024     # MB
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
 
-    def ask(times: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        for _ in range(times):
+    def ask(seconds: float, share: float) -> None:
+        until = time.monotonic() + seconds
+        while (clock := time.monotonic()) < until:
             connection.request("POST", "/v2/models/shop/rank", body)
             reply = connection.getresponse()
             reply.read()
             statuses.append(reply.status)
-        connection.close()
+            time.sleep((time.monotonic() - clock) * (1 / share - 1))
 
-    ask(100)
+    ask(1, 1.0)
     before, threads = resident(), threading.active_count()
-    ask(200)
+    ask(float(os.environ.get("FUNNELRANK_SOAK", 4)), 0.8)
+    connection.close()
     assert set(statuses) == {200} and threading.active_count() == threads
-    assert resident() < before + 16
+    assert resident() < before + 16, (before, len(statuses))
 
 
 @pytest.fixture

@@ -18,19 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from funnelrank.embedding.reference import outside
-from funnelrank.kernels import at, library, struct, threads
+from funnelrank.kernels import ID, NUMBER, Copy, Item, Work, at, library, struct, threads
 from funnelrank.settings import RowOptimiser
 
 MOST_ROWS = 2**31                                   # of one table
-ID, POOL, JAGGED, NUMBER = range(4)
 OPTIMISERS = ("none", "sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl")    # as csrc/rows.cpp counts them
 STATES = {"none": (), "sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": ("m", "v"),
           "ftrl": ("sum", "z")}
 
 
-_Work = struct(n="rows id_columns number_columns values tables items copies threads",
-               p="id number value offset weight item copy table step output stride",
-               n2="bad_item bad_row bad_id")
 Move = struct(n="kind width step state_step average_step seen_step", p="w s1 s2 average seen",
               d="before after", f="keep lr eps l1 l2 a1 b2 a2 c2")
 _Distinct = struct(n="width capacity", p="slot row first gradient used move")
@@ -56,30 +52,6 @@ def side_by_side(columns: Sequence[Tensor]) -> list[Tensor]:
     whole = large_pages(torch.empty(len(columns[0]), width))
     views = [whole[:, at:at + c[:1].nbytes // 4].view(c.dtype) for c, at in zip(columns, starts)]
     return [(v if c.dim() == 2 else v.squeeze(1)).copy_(c) for v, c in zip(views, columns)]
-
-
-# ---- what is looked up
-
-class Item(NamedTuple):
-    """One feature's way from the batch to columns of an output."""
-
-    kind: int
-    source: int          # column of ids or numbers, or number of the list
-    table: int
-    offset: int          # the space: rows offset .. offset + size of the table
-    size: int
-    output: int
-    column: int
-    width: int
-    mean: int = 0
-
-
-class Copy(NamedTuple):
-    """The columns of an item once more, in another output."""
-
-    item: int
-    output: int
-    column: int
 
 
 class Rows(NamedTuple):
@@ -207,7 +179,7 @@ def _work(tables: Sequence[Tensor], ids: Tensor, numbers: Tensor | None, values:
     P, N = ctypes.c_void_p, ctypes.c_int64
     arrays = ((P * len(tables))(*map(at, tables)), (N * len(tables))(*(t.stride(0) for t in tables)),
               (P * len(outputs))(*map(at, outputs)), (N * len(widths))(*widths))
-    work = _Work(len(ids), ids.shape[1], 0 if numbers is None else numbers.shape[1], len(values), len(tables),
+    work = Work(len(ids), ids.shape[1], 0 if numbers is None else numbers.shape[1], len(values), len(tables),
                  len(plan), len(copies), T, ids.data_ptr(), at(numbers), values.data_ptr(), offsets.data_ptr(),
                  at(weights), plan.data_ptr(), copies.data_ptr(), *map(ctypes.addressof, arrays))
     return work, arrays

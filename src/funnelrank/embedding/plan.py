@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from funnelrank.embedding.native import ID, JAGGED, NUMBER, POOL, Copy, Item, Native
+from funnelrank.embedding.native import Native
+from funnelrank.kernels import ID, JAGGED, NUMBER, POOL, Copy, Item
 
 if TYPE_CHECKING:
     from funnelrank.embedding.tables import Embedding, Piece

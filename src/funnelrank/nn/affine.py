@@ -23,12 +23,13 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.
 class Halves(NamedTuple):
     """Rows [B, W] of which the first columns are shared by many, so that a layer does their part once.
 
-    once [U, W1] of U users, own [B, W - W1], user [B] int64: row b is [once[user[b]], own[b]].
+    once [U, W1] of U users, own [B, W - W1], user [B] int64: row b is [once[user[b]], own[b]]. Without `user` once is
+    of one user [1, W1], or of each row [B, W1].
     """
 
     once: Tensor
     own: Tensor
-    user: Tensor
+    user: Tensor | None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,14 +46,16 @@ class Halves(NamedTuple):
 
     def whole(self) -> Tensor:
         """[B, W]"""
-        return torch.cat([self.once[self.user], self.own], 1)
+        once = self.once.expand(len(self.own), -1) if self.user is None else self.once[self.user]
+        return torch.cat([once, self.own], 1)
 
     def affine(self, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         first, rest = weight.split([self.once.shape[1], self.own.shape[1]], 1)
         once = F.linear(self.once, first, bias)                                # [U, out]
         if not torch.compiler.is_compiling() and len(once) == 1:
             return affine(self.own, rest, once[0], relu)
-        y = torch.addmm(once.index_select(0, self.user), self.own, rest.t())   # the product adds to them
+        each = once if self.user is None else once.index_select(0, self.user)
+        y = torch.addmm(each, self.own, rest.t())                              # the product adds to them
         return y.relu() if relu else y
 
 

@@ -25,6 +25,7 @@ VERSION = version("funnelrank")
 NUMPY = {"BOOL": np.bool_, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
          "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
          "FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
+RAW = {name: np.dtype(np.uint8 if name == "BOOL" else kind).newbyteorder("<") for name, kind in NUMPY.items()}
 DATATYPES = (*NUMPY, "BYTES")
 LENGTH = struct.Struct("<I")
 MOST_DIMS = 2
@@ -169,12 +170,12 @@ def flat(data: Any, shape: Sequence[int], name: str) -> list[Any]:
 def from_bytes(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview, limits: Limits) -> Tensor:
     count = math.prod(shape)
     if datatype != "BYTES":
-        kind = np.dtype(NUMPY[datatype]).newbyteorder("<")
+        kind = RAW[datatype]
         if len(raw) != count * kind.itemsize:
             raise RequestError(f"input '{name}': {len(raw)} bytes; {datatype} of shape {list(shape)} has "
                                f"{count * kind.itemsize}")
-        return Tensor(name, datatype, shape, np.frombuffer(raw, np.uint8 if datatype == "BOOL" else kind).astype(
-            np.bool_ if datatype == "BOOL" else kind, copy=False).reshape(shape))
+        values = np.frombuffer(raw, kind).reshape(shape)
+        return Tensor(name, datatype, shape, values.astype(np.bool_) if datatype == "BOOL" else values)
     values, at, whole = [], 0, bytes(raw)
     for _ in range(count):
         if at + 4 > len(whole):
