@@ -2,8 +2,10 @@
 
     .distributed-env/bin/python benchmarks/chaos_ranks.py --kills 20        make test-distributed makes that environment
 
-The run is examples/demo.yaml on its simulated log, every table lying apart, a checkpoint every fourth step. Prints each
-kill, and how the artefact's test AUC compares with that of a run that nobody touched.
+The run is examples/demo.yaml on its simulated log, every table lying apart, a checkpoint every fourth step. About one
+kill of four comes while ranks start; the others up to --apart seconds after they went on from their checkpoint, so that
+they meet steps, evaluations and checkpoints on a busy machine, too. Prints each kill and what it met, and how far the
+artefact's weights and test AUC lie from those of a run that nobody touched.
 """
 
 import argparse
@@ -15,11 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+from safetensors.numpy import load_file
+
 ROOT = Path(__file__).parents[1]
-SETS = {"train.epochs": 12, "train.checkpoint_every": 4, "embedding.sharding.row_wise_from": 0,
-        "evaluate.intervals": "none"}
+SETS = {"train.epochs": 40, "train.batch_size": 1024, "train.evaluate_every": 20, "train.checkpoint_every": 4,
+        "train.early_stopping.patience": 10**6, "train.log_every": 1, "embedding.sharding.row_wise_from": 0,
+        "evaluate.intervals": "none", "train.threads": 1}
+ROWS = 12_000
 
 
 def main() -> None:
@@ -27,31 +34,37 @@ def main() -> None:
     read.add_argument("--kills", type=int, default=20)
     read.add_argument("--ranks", type=int, default=2)
     read.add_argument("--seed", type=int, default=0)
-    read.add_argument("--apart", type=float, default=25, help="seconds between kills, about; a start takes ten")
+    read.add_argument("--apart", type=float, default=6, help="seconds of training between two kills, at most")
     said = read.parse_args()
-    rng, killed = random.Random(said.seed), 0
+    rng, met = random.Random(said.seed), Counter()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        log = scratch / "log"
-        subprocess.run([sys.executable, "-m", "funnelrank", "simulate", log, "--rows", "20000"], check=True,
+        log, whole, killed = scratch / "log", scratch / "whole", scratch / "killed"
+        subprocess.run([sys.executable, "-m", "funnelrank", "simulate", log, "--rows", str(ROWS)], check=True,
                        stdout=subprocess.DEVNULL)
-        run(said.ranks, scratch / "whole", log, 0).wait()
-        job, began = run(said.ranks, scratch / "killed", log, 3 * said.kills), time.monotonic()
+        began = time.monotonic()
+        if code := run(said.ranks, whole, log, 0).wait():
+            sys.exit(f"the undisturbed run ends with exit code {code}")
+        print(f"undisturbed: {time.monotonic() - began:.0f} s, {step(whole, 'step')} steps", flush=True)
+        job, began = run(said.ranks, killed, log, 3 * said.kills), time.monotonic()
         try:
-            while killed < said.kills and job.poll() is None:
-                time.sleep(rng.uniform(said.apart / 4, 2 * said.apart))
-                if found := workers(job.pid):
-                    os.kill(rng.choice(found), signal.SIGKILL)
-                    killed += 1
-                    print(f"kill {killed:>2} after {time.monotonic() - began:4.0f} s, the last checkpoint of step "
-                          f"{step(scratch / 'killed')}", flush=True)
+            while met.total() < said.kills and (found := victim(job, killed, rng, said.apart)):
+                pid, what = found
+                os.kill(pid, signal.SIGKILL)
+                met[what] += 1
+                print(f"kill {met.total():>2} after {time.monotonic() - began:4.0f} s: {what}; step "
+                      f"{step(killed, 'step')}, the last checkpoint of step {step(killed, 'checkpoint')}", flush=True)
             code = job.wait()
         finally:
             job.terminate()
-        auc = [mean_auc(scratch / name) if not code else None for name in ("whole", "killed")]
-        print(f"{killed} kills, {time.monotonic() - began:.0f} s, exit code {code}; test AUC {auc[0]} undisturbed, "
-              f"{auc[1]} after them")
-        sys.exit(code)
+        print(f"{met.total()} kills ({', '.join(f'{n} {what}' for what, n in met.items())}), "
+              f"{time.monotonic() - began:.0f} s, exit code {code}")
+        if code or met.total() < said.kills:
+            sys.exit(code or f"the run ended after {met.total()} of {said.kills} kills; give a smaller --apart")
+        weights = [load_file(folder / "artefact" / "model.safetensors") for folder in (whole, killed)]
+        apart = max(float(abs(a - weights[1][name]).max()) for name, a in weights[0].items() if a.size)
+        print(f"test AUC {mean_auc(whole)} undisturbed, {mean_auc(killed)} after the kills; "
+              f"weights differ by {apart:.1e} at most")
 
 
 def run(ranks: int, out: Path, log: Path, restarts: int) -> subprocess.Popen:
@@ -63,23 +76,53 @@ def run(ranks: int, out: Path, log: Path, restarts: int) -> subprocess.Popen:
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def victim(job: subprocess.Popen, folder: Path, rng: random.Random, apart: float) -> tuple[int, str] | None:
+    """Waits for a random moment of the processes that are there next: one of them, and what they are doing. None once
+    the job has ended."""
+    began, before, early = time.monotonic(), begun(folder), rng.random() < 0.25
+    wait = rng.uniform(0, 4 * apart if early else apart)
+    while job.poll() is None:
+        time.sleep(0.1)
+        found, trains = workers(job.pid), begun(folder) > before
+        if not found or not (early or trains):
+            began = time.monotonic()
+        elif time.monotonic() - began >= wait:
+            writes = any((folder / "checkpoints").glob(".*.tmp"))
+            return rng.choice(found), "starting" if not trains else "writing a checkpoint" if writes else "training"
+    return None
+
+
+def begun(folder: Path) -> int:
+    """Rises when ranks begin to train, or go on."""
+    return count(folder, "resume") + (count(folder, "step") > 0)
+
+
 def workers(parent: int) -> list[int]:
-    """Processes that torchrun has started, from /proc."""
+    """Processes that torchrun has started, from /proc, without those that have ended."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
-                found.append(int(pid))
+            state, of = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
         except OSError:                                       # it has ended
             continue
+        if int(of) == parent and state != "Z":
+            found.append(int(pid))
     return found
 
 
-def step(folder: Path) -> int:
-    """The last step of which a checkpoint was written."""
+def told(folder: Path) -> list[dict]:
     events = folder / "events.jsonl"
-    said = [json.loads(line) for line in events.read_text().splitlines()[:-1]] if events.exists() else []
-    return max((e["step"] for e in said if e["event"] == "checkpoint"), default=0)
+    lines = events.read_text().splitlines(keepends=True) if events.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def count(folder: Path, kind: str) -> int:
+    return sum(e["event"] == kind for e in told(folder))
+
+
+def step(folder: Path, kind: str) -> int:
+    """The last step that events of this kind tell of."""
+    return next((e["step"] for e in reversed(told(folder)) if e["event"] == kind), 0)
 
 
 def mean_auc(folder: Path) -> float:

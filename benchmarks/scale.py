@@ -24,8 +24,10 @@ import torch
 import torch.distributed as dist
 
 BATCH, WIDTH = 4096, 16
-ENGINES = {"native": "auto", "torch": "torch"}           # of one process; rows that lie apart go through torch's
 PLANS = {"replicated": {"row_wise_from": 2**60}, "row-wise": {"row_wise_from": 0}}
+# processes that train alone, each a rank's share of rows, beside each other: what a plan's ranks would take if they had
+# nothing to tell each other. Rows that lie apart go through torch's operations.
+ALONE = {"replicated": "native", "row-wise": "torch"}
 KINDS = ("ids", "vectors", "row gradients", "dense gradients", "outputs", "other")
 # what the prediction assumes of machines that nobody has measured here: bytes a second and seconds an exchange
 NETWORKS = {"10 Gbit": (1.1e9, 50e-6), "100 Gbit": (11e9, 20e-6)}
@@ -40,7 +42,7 @@ def main() -> None:
     said = read.parse_args()
     found = []
     for n in said.ranks:
-        for plan in PLANS if n > 1 else ENGINES:
+        for plan in (*ALONE.values(), *(PLANS if n > 1 else ())):
             found.append(launch(n, plan, said.rows, said.steps))
             print(line(found[-1]), flush=True)
     if len(found) > 1:
@@ -59,10 +61,13 @@ def launch(n: int, plan: str, rows: int, steps: int) -> dict:
 def line(f: dict) -> str:
     sent = ", ".join(f"{k} {v / 1e3:,.0f}" for k, v in f["sent"].items() if v >= 500)
     whole, least = sum(f["sent"].values()), f["least"]
-    how = f["plan"] if f["ranks"] > 1 else f"engine {f['plan']}"
-    return (f"{f['ranks']} ranks, {how}: {f['ms']:.0f} ms a step of {BATCH} rows" + (
+    if f["plan"] not in PLANS:
+        many = f"{f['ranks']} processes that share nothing" if f["ranks"] > 1 else "1 process"
+        return f"{many}, engine {f['plan']}: {f['ms']:.0f} ms a step of {BATCH // f['ranks']} rows"
+    return (f"{f['ranks']} ranks, {f['plan']}: {f['ms']:.0f} ms a step of {BATCH} rows" + (
         f"; sent by a rank, kB: {sent}; together {whole / 1e3:,.0f}, {whole / least:.2f} of the least; "
-        f"the rank that sends most: {f['most'] / max(whole, 1):.2f} of the mean" if least else ""))
+        f"the rank that sends most: {f['most'] / max(whole, 1):.2f} of the mean; {f['calls']:.0f} exchanges"
+        if least else ""))
 
 
 # ---- one rank
@@ -71,7 +76,11 @@ class Counter:
     """Bytes that this rank sends to others, by kind."""
 
     def __init__(self):
-        self.sent, self.least, self.kind = dict.fromkeys(KINDS, 0.0), 0.0, "other"
+        self.kind = "other"
+        self.begin()
+
+    def begin(self) -> None:
+        self.sent, self.least, self.calls = dict.fromkeys(KINDS, 0.0), 0.0, 0
 
     @contextmanager
     def of(self, kind: str):
@@ -86,6 +95,7 @@ class Counter:
         if kind == "lookup":
             kind = "vectors" if tensor.is_floating_point() else "ids"
         self.sent[kind] += tensor.nbytes * times
+        self.calls += 1
 
 
 def counting() -> Counter:
@@ -145,7 +155,7 @@ def work(plan: str, rows: int, steps: int, out: Path) -> None:
     with ranks.joined():
         count, n = counting(), ranks.size()
         of = layout(rows)
-        made = model("aitm", "large", of, ENGINES.get(plan, "auto"), apart=True, **PLANS.get(plan, {}))
+        made = model("aitm", "large", of, "torch" if plan == "torch" else "auto", plan in PLANS, **PLANS.get(plan, {}))
         few = [batch(BATCH // n, of, 1000 * ranks.rank() + i) for i in range(8)]
         times = []
 
@@ -156,7 +166,7 @@ def work(plan: str, rows: int, steps: int, out: Path) -> None:
             def epoch(self, k):
                 for i in range(steps + 5):
                     if i == 5:
-                        count.sent, count.least = dict.fromkeys(KINDS, 0.0), 0.0
+                        count.begin()
                     times.append(time.perf_counter())
                     yield few[i % len(few)]
 
@@ -168,18 +178,19 @@ def work(plan: str, rows: int, steps: int, out: Path) -> None:
             said = Train(epochs=1, checkpoint_seconds=None)
             trainer = Trainer(made, said, torch.ones(2), folder=folder, report=lambda event: None)
             trainer._save = lambda name: None                               # a step is timed, not a checkpoint
+            ranks.wait()                                                    # so that all are under way at once
             trainer.run(Batches(), RowUpdates(made.embedding, RowOptimiser()))
             ranks.wait()
         seconds = sorted(b - a for a, b in zip(times[5:], times[6:]))
-        sent = {k: v / steps for k, v in count.sent.items()}
-        every = ranks.every((sent, count.least / steps))
+        sent, calls = {k: v / steps for k, v in count.sent.items()}, count.calls / steps
+        every = ranks.every((sent, count.least / steps, seconds[len(seconds) // 2]))
         speed, delay = exchange() if n > 1 else (None, None)
         if ranks.first():
-            mean = {k: sum(s[k] for s, _ in every) / n for k in KINDS}
+            mean = {k: sum(s[k] for s, _, _ in every) / n for k in KINDS}
             out.write_text(json.dumps({
-                "ranks": n, "plan": plan, "rows": rows, "ms": 1e3 * seconds[len(seconds) // 2], "sent": mean,
-                "least": sum(least for _, least in every) / n, "most": max(sum(s.values()) for s, _ in every),
-                "bytes_per_s": speed, "delay": delay}))
+                "ranks": n, "plan": plan, "rows": rows, "ms": 1e3 * sum(s for _, _, s in every) / n, "sent": mean,
+                "least": sum(least for _, least, _ in every) / n, "most": max(sum(s.values()) for s, _, _ in every),
+                "calls": calls, "bytes_per_s": speed, "delay": delay}))
 
 
 def exchange() -> tuple[float, float]:
@@ -198,21 +209,27 @@ def exchange() -> tuple[float, float]:
 # ---- many machines
 
 def predict(found: list[dict]) -> None:
-    """step = (one process's step) / ranks + bytes sent / bandwidth + exchanges x delay, with what was measured here.
+    """step = the same rows in processes that share nothing + bytes sent / bandwidth + exchanges x delay.
 
-    Of the row-wise plan. Bytes of a row of the batch are those of the largest number of ranks that was measured. For
-    many machines: a lower bound, since nobody waits for the slowest, and computing and sending never share a cable.
+    All four are measured on the same number of processes: how much they slow each other down is in the first, and what
+    is left to be wrong is that ranks wait for the slowest at each exchange, and what only ranks do (sorting and merging
+    what they tell each other).
+
+    For many machines: of the row-wise plan, with a core for each rank, and the bytes of a row of the batch that the
+    largest number of ranks here sent; a lower bound, since nobody waits for the slowest there.
     """
-    one = next((f for f in found if f["plan"] == "torch"), None)
-    many = [f for f in found if f["plan"] == "row-wise" and f["ranks"] > 1]
+    by = {(f["ranks"], f["plan"]): f for f in found}
+    one, many = by.get((1, "torch")), [f for f in found if f["plan"] == "row-wise"]
+    print("\nthe model of a step, on this machine:")
+    for f in (f for f in found if f["plan"] in PLANS):
+        alone = by[f["ranks"], ALONE[f["plan"]]]["ms"]
+        moves, waits = 1e3 * sum(f["sent"].values()) / f["bytes_per_s"], 1e3 * f["calls"] * f["delay"]
+        said = alone + moves + waits
+        print(f"  {f['ranks']} ranks, {f['plan']}: {said:.0f} ms said ({alone:.0f} alone + {moves:.0f} bytes at "
+              f"{f['bytes_per_s'] / 1e6:,.0f} MB/s + {waits:.0f} for {f['calls']:.0f} exchanges of "
+              f"{f['delay'] * 1e6:,.0f} us), {f['ms']:.0f} measured: {f['ms'] / said:.2f} of it")
     if one is None or not many:
         return
-    print("\nthe model of a step on this machine's own exchange (every rank on cores that others use as well):")
-    for f in many:
-        said = 1e3 * (one["ms"] / 1e3 / min(f["ranks"], os.cpu_count()) + sum(f["sent"].values()) / f["bytes_per_s"]
-                      + EXCHANGES * f["delay"])
-        print(f"  {f['ranks']} ranks: {said:.0f} ms said, {f['ms']:.0f} measured; {f['bytes_per_s'] / 1e6:,.0f} MB/s, "
-              f"{f['delay'] * 1e6:.0f} us an exchange")
     base, share = many[-1], 4096
     rows_asked = sum(base["sent"][k] for k in ("ids", "vectors", "row gradients")) * base["ranks"] / (base["ranks"] - 1)
     per_row = rows_asked / (BATCH / base["ranks"])                   # bytes a row of the batch, were all rows elsewhere
@@ -226,12 +243,9 @@ def predict(found: list[dict]) -> None:
         for speed, delay in NETWORKS.values():
             sent = per_row * share * (n - 1) / n + 2 * fixed * (n - 1) / n
             # no collective of n ranks takes fewer turns than log2 n
-            seconds = one["ms"] / 1e3 * share / BATCH + sent / speed + EXCHANGES * delay * math.log2(n)
+            seconds = one["ms"] / 1e3 * share / BATCH + sent / speed + base["calls"] * delay * math.log2(n)
             cells.append(f"{1e3 * seconds:,.0f}, {n * share / seconds:,.0f}")
         print(f"{n:>6} {memory:>56} " + " ".join(f"{c:>26}" for c in cells))
-
-
-EXCHANGES = 12           # collectives of a step: lookups of two tables, outputs, dense gradients, agreement
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
           "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool}
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors of any device, shape and layout as safetensors. OSError where the disk is full."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Writes tensors of any device, shape and layout as safetensors; texts `about` them go into its header. OSError
+    where the disk is full."""
     seen: set[int] = set()
     ready = {}
     for name, tensor in tensors.items():
@@ -28,7 +29,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ready[name] = tensor.clone() if place in seen else tensor     # safetensors refuses shared memory
         seen.add(place)
     try:
-        save_file(ready, path)
+        save_file(ready, path, dict(about) if about else None)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

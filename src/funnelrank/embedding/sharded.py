@@ -176,7 +176,7 @@ def _collection(name: str, rows: int, width: int, owner: int | None) -> Any:
                                torch.device("cpu"))
     for lookup in engine._lookups:                          # another takes its place when the rows are there
         for memory in lookup.parameters():
-            memory.data = torch.empty(0, width)
+            memory.untyped_storage().resize_(0)             # whoever else in torchrec holds on to it
     return engine
 
 

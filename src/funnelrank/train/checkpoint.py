@@ -5,7 +5,8 @@ states of random generators (`torch.get_rng_state()`). The state is plain JSON: 
 position, the best value so far.
 
     last/tensors.safetensors        of one process
-    last/tensors/shard-...          of several ranks, by torch.distributed.checkpoint: each wrote the rows that it holds
+    last/tensors/shard-...          of several ranks: each wrote the rows that it holds, in the form of safetensors that
+                                    torch.distributed.checkpoint reads
     last/state.json  manifest.json
 
 Any number of ranks reads either. Both are private to the run, and hold no pickle.
@@ -25,11 +26,13 @@ import torch
 from torch import Tensor
 
 from funnelrank import ranks
-from funnelrank.durable import find_folder, remove_folder
+from funnelrank.durable import find_folder, remove_folder, write_failure
+from funnelrank.errors import TrainingError
 from funnelrank.sealed import MANIFEST, open_sealed, read_json, refuse_strangers, to_json, write_sealed
 from funnelrank.tensors import load_tensors, save_tensors
 
 TENSORS, STATE, SHARDS = "tensors.safetensors", "state.json", "tensors"
+DCP = "DCP_SHARDING_INFO"        # where torch.distributed.checkpoint looks for the place of a shard in its tensor
 
 
 class Part(NamedTuple):
@@ -67,9 +70,10 @@ def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], stat
 
 
 def load_checkpoint(folder: Path, name: str, parts: Mapping[str, Part] | None = None,
-                    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+                    into: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors on the CPU and the state, or None if no checkpoint of that name was ever completed. Of several ranks all
-    call it, and of each of `parts` get their own rows.
+    call it, and of each of `parts` get their own rows: read where `into` holds them, since a rank may have no room for
+    them twice.
 
     Raises ArtefactError if it was changed or cut off since.
     """
@@ -80,7 +84,7 @@ def load_checkpoint(folder: Path, name: str, parts: Mapping[str, Part] | None = 
     state = read_json(Path(found) / STATE, f"checkpoint {path}")
     if not parts and (Path(found) / TENSORS).exists():
         return load_tensors(Path(found) / TENSORS), state
-    return _load_shards(Path(found), parts or {}), state
+    return _load_shards(Path(found), parts or {}, into or {}), state
 
 
 def discard_checkpoints(folder: Path) -> None:
@@ -102,16 +106,32 @@ def tensors_hash(folder: Path, name: str) -> str:
 
 
 def _save_shards(folder: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
-    """Each tensor once, and each part, into a folder that all ranks see."""
-    import torch.distributed.checkpoint as dcp
-    with _quiet():
-        dcp.save({name: _shard(t.detach().cpu(), parts[name]) if name in parts else t.detach().cpu()
-                  for name, t in tensors.items()},
-                 storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    """Of each part the rows that are here, and of the first rank all else, into a folder that all ranks see. A part has
+    a file of its own: whoever reads one maps it whole.
+
+    torch.distributed.checkpoint's own writer makes a copy of all that it writes; where a rank's memory did not hold it
+    twice, it was seen to stand still for ever.
+    """
+    def write() -> None:
+        try:
+            folder.mkdir(exist_ok=True)
+            if ranks.first():
+                save_tensors(folder / "shard-all.safetensors", {n: t for n, t in tensors.items() if n not in parts})
+            for k, (name, part) in enumerate(sorted(parts.items())):
+                if part.here:
+                    start = [part.first] + [0] * (tensors[name].dim() - 1)
+                    save_tensors(folder / f"shard-{ranks.rank()}-{k}.safetensors", {name: tensors[name]},
+                                 {DCP: to_json({name: {"saved_offsets": start}}).decode()})
+        except OSError as error:
+            if (failed := write_failure(error, folder)) is None:
+                raise
+            raise TrainingError(f"checkpoint {folder.parent}, rank {ranks.rank()}: {failed}") from error
+
+    ranks.each(write)
 
 
-def _load_shards(folder: Path, parts: Mapping[str, Part]) -> dict[str, Tensor]:
-    """What either kind of checkpoint holds; of `parts` the rows that are here."""
+def _load_shards(folder: Path, parts: Mapping[str, Part], into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What either kind of checkpoint holds; of `parts` the rows that are here, in their place in `into`."""
     import torch.distributed.checkpoint as dcp
     with _quiet():
         reader = dcp.HuggingFaceStorageReader(str(folder / SHARDS if (folder / SHARDS).exists() else folder))
@@ -119,8 +139,10 @@ def _load_shards(folder: Path, parts: Mapping[str, Part]) -> dict[str, Tensor]:
         tensors = {}
         for name, about in sorted(said.items()):
             rows = parts[name].here if name in parts else about.size[0] if about.size else None
-            tensors[name] = torch.empty((rows, *about.size[1:]) if rows is not None else (),
-                                        dtype=about.properties.dtype)
+            shape, dtype = (rows, *about.size[1:]) if rows is not None else (), about.properties.dtype
+            there = into[name].detach() if name in into and name in parts else None
+            tensors[name] = there if there is not None and (there.shape, there.dtype) == (shape, dtype) else (
+                torch.empty(shape, dtype=dtype))
         dcp.load({name: _shard(t, parts[name]) if name in parts else t for name, t in tensors.items()},
                  storage_reader=reader)
     return tensors

@@ -543,7 +543,7 @@ class Trainer:
         self.asked.pass_on()
 
     def _resume(self, batches: Batches) -> None:
-        found = load_checkpoint(self.folder, "last", self.parts())
+        found = load_checkpoint(self.folder, "last", self.parts(), self.tensors())
         self.report({"event": "resume", "step": found[1]["step"] if found else 0})
         if found is None:
             return
@@ -563,7 +563,7 @@ class Trainer:
         batches.restore(self.position)
 
     def _load_best(self) -> None:
-        tensors, state = load_checkpoint(self.folder, "best", self.parts()) or ({}, {"step": None})
+        tensors, state = load_checkpoint(self.folder, "best", self.parts(), self.tensors()) or ({}, {"step": None})
         if state["step"] != self.best_step or "row_steps" not in state:
             raise ArtefactError(f"checkpoint {self.folder / 'best'}: should be the whole state of step "
                                 f"{self.best_step}, and is of {state['step']}; begin anew with --fresh")
