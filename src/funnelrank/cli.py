@@ -910,9 +910,10 @@ def main(tokens: Sequence[str] | None = None) -> int:
             code = app([t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False,
                        result_action="return_value")
     except Terminated:
-        return _failed(143, "stopped: this process was asked to end; what is complete on disk stays", debug)
+        return 143 if other_rank() else _failed(143, "stopped: this process was asked to end; what is complete on disk "
+                                                     "stays", debug)
     except KeyboardInterrupt:
-        return _failed(130, "stopped; what is complete on disk stays", debug)
+        return 130 if other_rank() else _failed(130, "stopped; what is complete on disk stays", debug)
     except SystemExit:                  # rich's word for a reader of --help that went away
         return 0
     except (FunnelrankError, CycloptsError) as error:

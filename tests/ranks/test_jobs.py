@@ -4,8 +4,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -61,14 +63,18 @@ def words(out, **said):
     return ["train", "job.yaml", *(w for k, v in sets.items() for w in ("--set", f"{k}={v}"))]
 
 
+def command(ranks, *words, what=("-m", "funnelrank")):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *what, *words]
+
+
 def launched(ranks, *words, **how):
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
-                           "-m", "funnelrank", *words], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
+    return subprocess.run(command(ranks, *words, **how), capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def told(folder, kind):
-    return [e for e in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if e["event"] == kind]
+    lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    return [e for e in map(json.loads, (line for line in lines if line.endswith("\n"))) if e["event"] == kind]
 
 
 def encoded(cache):
@@ -135,3 +141,36 @@ def test_what_one_rank_refuses_is_said_once_and_ends_all(folder):
     run = launched(2, *words("two"))
     assert run.returncode
     assert run.stderr.count("label 'click'") == 1, run.stderr
+
+
+@needs_torchrec
+def test_a_full_disk_on_any_rank_is_one_sentence(folder):
+    """The second rank may write no file of more than 300 bytes; rows that lie with it are more."""
+    said = words("two", embedding__sharding__row_wise_from=0)
+    assert main(["encode", *said[1:]]) == 0
+    (folder / "narrow.py").write_text(
+        "import os, resource, sys\nfrom funnelrank.cli import main\nif os.environ['RANK'] == '1':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\nsys.exit(main())\n")
+    run = launched(2, *said, what=["narrow.py"])
+    assert run.returncode
+    assert run.stderr.count("last, rank 1: a file may not grow so large here") + run.stderr.count(
+        "best, rank 1: a file may not grow so large here") == 1, run.stderr
+    assert not [*(folder / "two" / "checkpoints").iterdir()], "nothing half written"
+
+
+@needs_torchrec
+@pytest.mark.parametrize(("sent", "said"), [(signal.SIGTERM, "stopped: this process was asked to end"),
+                                            (signal.SIGINT, "stopped; what is complete on disk stays")])
+def test_a_launcher_that_is_told_to_stop_leaves_a_checkpoint_and_one_sentence(folder, sent, said):
+    long = words("two", train__epochs=4000, train__early_stopping__patience=10**6, train__log_every=1,
+                 embedding__sharding__row_wise_from=0)
+    job = subprocess.Popen(command(2, *long), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                           env={**os.environ, "OMP_NUM_THREADS": "1"})
+    events = folder / "two" / "events.jsonl"
+    while job.poll() is None and not (events.exists() and told(folder / "two", "step")):
+        time.sleep(0.1)
+    job.send_signal(sent)
+    stderr = job.communicate(timeout=120)[1]
+    assert job.returncode and stderr.count(said) == 1, stderr
+    last, = told(folder / "two", "interrupted")
+    assert told(folder / "two", "checkpoint")[-1]["step"] == last["step"] > 0

@@ -58,12 +58,13 @@ def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], stat
     Raises TrainingError if the disk is full or cannot be written; the one before is then still there.
     """
     said = to_json(_plain(dict(state), "state"))
+    target = Path(folder) / name
     if ranks.size() == 1:
-        write_sealed(Path(folder) / name, "checkpoint", {TENSORS: partial(_save, tensors), STATE: said}, {})
+        write_sealed(target, "checkpoint", {TENSORS: partial(_save, tensors), STATE: said}, {})
         return
-    write = lambda path: _save_shards(Path(ranks.agreed(str(path))), tensors, parts or {})
+    write = lambda path: _save_shards(Path(ranks.agreed(str(path))), tensors, parts or {}, target)
     if ranks.first():
-        write_sealed(Path(folder) / name, "checkpoint", {SHARDS: write, STATE: said}, {})
+        write_sealed(target, "checkpoint", {SHARDS: write, STATE: said}, {})
     else:
         write(Path())
     ranks.wait()
@@ -105,7 +106,7 @@ def tensors_hash(folder: Path, name: str) -> str:
     return hashlib.sha256(to_json({n: said["sha256"] for n, said in sorted(files.items()) if n != STATE})).hexdigest()
 
 
-def _save_shards(folder: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
+def _save_shards(folder: Path, tensors: Mapping[str, Tensor], parts: Mapping[str, Part], target: Path) -> None:
     """Of each part the rows that are here, and of the first rank all else, into a folder that all ranks see. A part has
     a file of its own: whoever reads one maps it whole.
 
@@ -125,7 +126,7 @@ def _save_shards(folder: Path, tensors: Mapping[str, Tensor], parts: Mapping[str
         except OSError as error:
             if (failed := write_failure(error, folder)) is None:
                 raise
-            raise TrainingError(f"checkpoint {folder.parent}, rank {ranks.rank()}: {failed}") from error
+            raise TrainingError(f"checkpoint {target}, rank {ranks.rank()}: {failed}") from error
 
     ranks.each(write)
 
