@@ -5,7 +5,7 @@ spelled out. It is plain data: it can be saved, compared and hashed, and knows n
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -317,9 +317,11 @@ def _with_defaults(settings: Settings, made: dict[str, MadeColumn], faults: list
             update["space"] = f.space or name
         features[name] = f.model_copy(update=update)
     _targets(features, faults)
+    lists = {f.column for f in features.values() if isinstance(f, Sequence)}
+    items = {features[f.target].column for f in features.values() if isinstance(f, Sequence) and f.target}
     for name, f in features.items():
         if f.role is None:
-            features[name] = f.model_copy(update={"role": _role(name, f, features, settings)})
+            features[name] = f.model_copy(update={"role": _role(f, features, settings, items, lists)})
     return features
 
 
@@ -370,12 +372,15 @@ def _gap(where: str, f: Gap, histories: Mapping[str, MadeColumn], made: dict[str
 
 
 def _targets(features: dict[str, AnyFeature], faults: list[str]) -> None:
+    ids: dict[str, list[str]] = {}
+    for name, f in features.items():
+        if isinstance(f, Id):
+            ids.setdefault(f.space, []).append(name)
     for name, f in features.items():
         if not isinstance(f, Sequence):
             continue
         cut = _cut_as(name, features)
-        same = [n for n, g in features.items() if isinstance(g, Id) and g.space == f.space and not cut
-                or isinstance(g, Number) and n == cut]
+        same = [cut] if isinstance(features.get(cut), Number) else [] if cut else ids.get(f.space, [])
         if f.target is None:
             features[name] = f.model_copy(update={"target": same[0] if same else None})
         elif f.target not in same:
@@ -383,13 +388,14 @@ def _targets(features: dict[str, AnyFeature], faults: list[str]) -> None:
                           f"those are {listing(same)}")
 
 
-def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings: Settings) -> str:
+def _role(f: AnyFeature, features: Mapping[str, AnyFeature], settings: Settings, items: Collection[str],
+          lists: Collection[str]) -> str:
+    """What a feature is of that does not say so, given the columns of what sequences are of and those of sequences."""
     data = settings.data
-    candidates = {features[g.target].column for g in features.values() if isinstance(g, Sequence) and g.target}
     if f.kind in ("length", "share"):
         return "user"
     if f.kind == "rate":
-        return _role(f.of, features[f.of], features, settings) if f.of in features else "context"
+        return _role(features[f.of], features, settings, items, lists) if f.of in features else "context"
     if f.kind in ("match", "cross", "gap"):
         return "context"
     if f.column is None:
@@ -398,9 +404,9 @@ def _role(name: str, f: AnyFeature, features: Mapping[str, AnyFeature], settings
         return "scenario"
     if f.kind == "sequence" or f.column == data.user or (f.by and f.by == data.user):
         return "user"
-    if f.by and any(isinstance(g, Sequence) and g.column == f.by for g in features.values()):
+    if f.by and f.by in lists:
         return "user"
-    if f.column in candidates or (f.by and f.by in candidates):
+    if f.column in items or (f.by and f.by in items):
         return "item"
     return "context"
 
@@ -461,7 +467,11 @@ def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, 
             if value is not None and space.setdefault(key, value) != value:
                 faults.append(f"features.{name}.{key}: {value!r}, but another feature of space '{f.space}' says "
                               f"{space[key]!r}; say it once")
-    spaces = {}
+    spaces: dict[str, Space] = {}
+    members: dict[str, dict[str, AnyFeature]] = {name: {} for name in said}
+    for name, f in features.items():
+        if (space := getattr(f, "space", None)) in members:
+            members[space][name] = f
     for name, s in said.items():
         ways = [k for k in ("hash_buckets", "num_buckets", "vocab_list", "vocab_file") if k in s]
         if len(ways) > 1:
@@ -472,13 +482,13 @@ def _spaces(features: Mapping[str, AnyFeature], faults: list[str]) -> dict[str, 
             max_size=s.get("max_size"), size=s.get("hash_buckets") or s.get("num_buckets"),
             values=tuple(s["vocab_list"]) if "vocab_list" in s else None, file=s.get("vocab_file"),
             unknown=s.get("unknown"))
-        faults += _unknown_faults(spaces[name], features)
+        faults += _unknown_faults(spaces[name], members[name], features)
     return spaces
 
 
-def _unknown_faults(space: Space, features: Mapping[str, AnyFeature]) -> Iterator[str]:
-    """Values that stand for others, and are none of the space."""
-    members = {n: f for n, f in features.items() if getattr(f, "space", None) == space.name}
+def _unknown_faults(space: Space, members: Mapping[str, AnyFeature],
+                    features: Mapping[str, AnyFeature]) -> Iterator[str]:
+    """Values that stand for others, and are none of the space of its members."""
     if space.unknown is not None:
         where = f"features.{next(n for n, f in members.items() if f.unknown is not None)}.unknown"
         if space.made not in ("range", "list"):

@@ -32,7 +32,8 @@ def known_sizes(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) 
     groups = {ALL: sizes} | {s.role: [] for s in sizes}
     for size in sizes:
         groups[size.role].append(size)
-    groups |= {g: [s for s in sizes if s.name in names] for g, names in settings.embedding.groups.items()}
+    groups |= {g: [s for s in sizes if s.name in names] for g, names in
+               ((g, set(names)) for g, names in settings.embedding.groups.items())}
     widths = {s.width for s in sizes if s.vectors}
     before = [(said["name"], facts) for slot, said, facts in parts if slot == "prepare"]
     moved = any(is_own(name) or "x-keeps" in facts for name, facts in before)
