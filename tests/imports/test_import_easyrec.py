@@ -379,3 +379,12 @@ def test_rows_of_a_tasks_space_weigh_as_they_did(folder, inside, outside, within
 def test_a_space_that_cannot_be_carried_is_refused_by_name(folder, model, space, words):
     text = config(model.replace('tower_name: "cvr"', f'tower_name: "cvr" {space}'))
     assert any(words in r.said for r in imported(folder, text).of("refused"))
+
+
+def test_what_only_check_finds_wrong_has_the_line_that_it_comes_from(folder):
+    """A rate that ends below 0: no key by itself is wrong to the importer."""
+    text = config(MMOE).replace("min_learning_rate: 0.00001", "min_learning_rate: -1")
+    line = next(i for i, said in enumerate(text.splitlines(), 1) if "learning_rate: {" in said)
+    with pytest.raises(ConfigError, match=rf"source.config:{line}: imported, it would not be a config: "
+                                          r"train.schedule.final: found -1000"):
+        imported(folder, text)

@@ -9,7 +9,8 @@ target.py writes the config. Nothing of a source is evaluated as code, and no to
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,10 +102,12 @@ def read(paths: Sequence[Path], system: System | None = None, experiment: str | 
     stop_at(faults)
     _judge(target)
     rows = tuple(table(sources))
-    files = " and ".join(dict.fromkeys(s.file for s in sources))
+    names = list(dict.fromkeys(s.file for s in sources))
+    files = " and ".join(names)
     text = target.text(f"Imported from {files}, a config of {NAMES[system]}; numbers behind # are lines there.\nKey "
                        f"paths: {', '.join(f'{sum(r.verdict == v for r in rows)} {v}' for v in VERDICTS)}.")
-    return Imported(name, system, text, rows, _faults(text, path, rows))
+    where = lambda line: f"{files}:{line}" if len(names) == 1 else f"{files}, line {line}"
+    return Imported(name, system, text, rows, _faults(text, target, where, rows))
 
 
 def _judge(target: Target) -> None:
@@ -132,12 +135,15 @@ def _peek(source: Section, key: str) -> set[str]:
     return {k for e in source.entries if e.key == key and isinstance(e.value, Section) for k in e.value.names()}
 
 
-def _faults(text: str, path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What `check` says of what comes out. Raises ConfigError where nothing that was refused explains it."""
+def _faults(text: str, target: Target, where: Callable[[int], str], rows: Sequence[Row]) -> tuple[str, ...]:
+    """What `check` says of what comes out, with the lines of the source that it comes from. Raises ConfigError where
+    nothing that was refused explains it."""
     try:
         config.load(document.read(text, "imported").value)
     except ConfigError as error:
-        messages = tuple(f"{path}: imported, it would not be a config: {m}" for m in error.messages)
+        said = [re.sub(r"^imported:\d+:\d+: ", "", m) for m in error.messages]
+        messages = tuple(f"{where(target.line_of(m.partition(': ')[0]))}: imported, it would not be a config: {m}"
+                         for m in said)
         if not any(row.verdict == "refused" for row in rows):
             raise ConfigError(*messages) from None
         return messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,11 @@ class Target:
     def note(self, path: list[str] | tuple[str, ...], line: int | None) -> None:
         if line:
             self.lines[tuple(path)] = line
+
+    def line_of(self, key: str) -> int:
+        """The line of the source that a dotted key of the config, or the nearest section around it, comes from."""
+        path = tuple(re.sub(r"\[(\d+)\]", r".\1", key).split("."))
+        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
 
     def text(self, head: str) -> str:
         """The config as YAML behind a comment."""
