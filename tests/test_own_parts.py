@@ -82,7 +82,7 @@ def test_it_trains_scores_and_keeps_its_name_and_never_runs_unasked(shop, capsys
     del sys.modules["my_parts"]
     monkeypatch.setenv("RAN", "no")
     scores = ["predict", shop / "run", shop / "test.parquet", "--out", "scores.parquet"]
-    serve, export = ["serve", shop / "run", "--check"], ["export", shop / "run", "--to", "torch", "--out", "graph"]
+    serve, export = ["serve", shop / "run", "--check"], ["export", shop / "run", "--to", "onnx", "--out", "graph"]
     for words in (scores, ["evaluate", shop / "run"], ["describe", shop / "run"], ["reproduce", shop / "run"],
                   ["replay", shop / "run", "--step", "1"], serve, export):
         code, err = said(capsys, *words)
