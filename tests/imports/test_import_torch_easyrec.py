@@ -7,7 +7,7 @@ from torch_easyrec_configs import ALL, DIN, MODELS, ONE, config, group, towers
 from funnelrank import api, document
 from funnelrank.config import load
 from funnelrank.errors import ConfigError
-from funnelrank.imports import read
+from funnelrank.imports import read, write
 
 LATER = 'relation_tower_names: ["cart"]'
 
@@ -134,3 +134,31 @@ def test_what_does_not_hang_together_is_told_with_its_line(folder, model, words)
     with pytest.raises(ConfigError) as error:
         imported(folder, config(model))
     assert words in str(error.value) and str(error.value).startswith("source.config:")
+
+
+TWO = """sequence_groups { group_name: "past" feature_names: ["item", "past__item", "past__price"] }
+    sequence_encoders { ENCODER { input: "past" } }"""
+
+
+@pytest.mark.parametrize("encoder, said", [
+    ("din_encoder", "past__price: the mean of its entries, for no id is at its place; past__item: attention with item"),
+    ("pooling_encoder", None)])
+def test_a_sequence_that_is_compared_with_nothing_is_pooled(folder, encoder, said):
+    text = config(group("all", "user", "item", inner=TWO.replace("ENCODER", encoder))
+                  + f"simple_multi_task {{ {towers()} }}").replace('sequence_name: "past"', """sequence_name: "past"
+        features { raw_feature { feature_name: "price" expression: "user:price" boundaries: [1, 9]
+                                 embedding_dim: 8 } }""")
+    found = imported(folder, text)
+    written = document.read(found.text, "x").value
+    assert any(said in r.said for r in found.of("approximated")) if said else not [
+        r for r in found.rows if "no id is at its place" in r.said]
+    assert "past__price" in written["features"] and ("past__item_attention" in str(written["model"])) == bool(said)
+
+
+def test_what_is_refused_is_told_once_for_all_that_stands_in_it(folder):
+    text = config(MODELS["mmoe"]).replace("feature_configs {", """feature_configs { match_feature { feature_name: "m"
+        nested_map: "user:nm" pkey: "item:cate" skey: "item:iid" } } feature_configs {""", 1)
+    (folder / "source.config").write_text(text)
+    with pytest.raises(ConfigError) as told:
+        write([folder / "source.config"])
+    assert len(told.value.messages) == 1 and "feature_configs.match_feature: refused" in told.value.messages[0]

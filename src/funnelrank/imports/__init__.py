@@ -64,6 +64,8 @@ def write(paths: Sequence[Path], out: Path | None = None, *, strict: bool = Fals
     if out.exists():
         raise ConfigError(f"{out}: is there already; remove it, or name another file with --out")
     barred = [*([] if anyway else found.of("refused")), *(found.of("approximated") if strict else [])]
+    outer = {r.path for r in barred if r.verdict == "refused"}                     # of what is within, it says enough
+    barred = [r for r in barred if not any(r.path.startswith(f"{p}.") for p in outer)]
     if barred:
         raise ConfigError(*(f"{r.where}: {r.path}: {r.verdict}: {r.said}" for r in barred))
     if found.faults:

@@ -45,7 +45,7 @@ def sections(paths: Sequence[Path], faults: list[str]) -> list[Section]:
         said = document.read(config.read_text(path), path.name)
         faults += said.faults
         if not isinstance(said.value, dict):
-            raise ConfigError(f"{path}: is no mapping; FuxiCTR's files have datasets or experiments by name")
+            raise ConfigError(f"{path}:1: is no mapping; FuxiCTR's files have datasets or experiments by name")
         lines = {at: int(place.split(":")[-2]) for at, place in said.places.items()}
         found.append(of_mapping(said.value, lines, path.name, faults))
     if not found:

@@ -36,6 +36,11 @@ class Entry:
     said: str = ""
 
     def judge(self, verdict: Verdict, said: str) -> None:
+        """What is refused stays so, and approximations of one key are told together."""
+        if self.verdict == "refused" != verdict:
+            return
+        if self.verdict == verdict == "approximated" and said not in self.said:
+            said = f"{self.said}; {said}"
         self.verdict, self.said = verdict, said
         if isinstance(self.value, Section) and verdict in ("ignored", "refused"):
             for entry in self.value.entries:
@@ -155,7 +160,7 @@ class Section:
     def _read(self, key: str, to: str) -> list[Entry]:
         found = [e for e in self.entries if e.key == key]
         for entry in found:
-            if entry.verdict is None or to:
+            if entry.verdict is None or to and entry.verdict not in ("refused", "approximated"):
                 entry.verdict, entry.said = "carried", to
         return found
 

@@ -364,8 +364,11 @@ FEATURES: dict[str, Callable[[Section, str, dict[str, str]], tuple[str, dict[str
 
 # ---- groups
 
+ATTENDING = ("din_encoder", "simple_attention")           # encoders that compare a sequence with the row's own id
+
+
 def _groups(model: Section, ranking: Ranking) -> None:
-    encoders: list[tuple[str, Section, dict[str, list[str]]]] = []
+    encoders: list[tuple[str, Section, dict[str, tuple[Section, list[str]]]]] = []
     for section in model.sections("feature_groups"):
         name = section.text("group_name", "", to="embedding.groups")
         names = [legal(f) for f in section.texts("feature_names", "embedding.groups")]
@@ -377,31 +380,44 @@ def _groups(model: Section, ranking: Ranking) -> None:
             ranking.beside[f"seq_att:{name}"] = list(_pair(section, ranking, ranking.groups[name]))
         else:
             section.ignored("the model's class says which part reads the group", "group_type")
-        inner: dict[str, list[str]] = {}
+        inner: dict[str, tuple[Section, list[str]]] = {}
         for group in section.sections("sequence_groups"):
-            members = [legal(f) for f in group.texts("feature_names", "form: history")]
+            members = [legal(f) for f in group.texts("feature_names", "inputs of its encoder")]
             group.ignored("features of one name share their vectors", "embedding_name_suffix")
-            inner[group.text("group_name", "", to="inputs of its encoder")] = list(_pair(group, ranking, members))
+            inner[group.text("group_name", "", to="inputs of its encoder")] = group, members
         encoders += [(name, e, inner) for e in section.sections("sequence_encoders")]
+    paired: dict[int, list[str]] = {}                         # all of them, before a block reads one
+    for _, encoder, inner in encoders:
+        for key in [k for k in encoder.names() if k in ATTENDING]:
+            group, members = inner.get(encoder.section(key).text("input", ""), (None, []))
+            if group is not None and id(group) not in paired:
+                paired[id(group)] = _pair(group, ranking, members)
     for name, encoder, inner in encoders:
         _encoder(name, encoder, inner, ranking)
 
 
+def _lists(ranking: Ranking, members: Sequence[str]) -> list[str]:
+    return [f for f in members if ranking.features.get(f, {}).get("kind") == "sequence"]
+
+
 def _pair(section: Section, ranking: Ranking, members: Sequence[str]) -> list[str]:
     """The sequences of a group, each compared with the id at its place."""
-    lists = [f for f in members if ranking.features.get(f, {}).get("kind") == "sequence"]
+    lists = _lists(ranking, members)
     items = [f for f in members if ranking.features.get(f, {}).get("kind", "id") == "id" and f in ranking.features]
-    if not lists or len(lists) > len(items):
-        section.refused("feature_names", f"{len(lists)} sequences and {len(items)} ids to compare them with; name an "
-                                         "id for each sequence, in their order")
+    if not lists or not items:
+        section.refused("feature_names", f"{len(lists)} sequences and {len(items)} ids to compare them with; name "
+                                         "sequences, and an id for each, in their order")
         return []
-    if len(lists) > 1:
+    if len(lists) > len(items):
+        section.approximated("feature_names", f"{', '.join(lists[len(items):])}: the mean of its entries, for no id is "
+                             f"at its place; {', '.join(f'{a}: attention with {b}' for a, b in zip(lists, items))}")
+    elif len(lists) > 1:
         section.approximated("feature_names", "an attention for each sequence with the id at its place ("
                              + ", ".join(f"{a} with {b}" for a, b in zip(lists, items)) + ")")
     return [a for a, b in zip(lists, items) if ranking.attend(section, a, b)]
 
 
-def _encoder(group: str, section: Section, inner: dict[str, list[str]], ranking: Ranking) -> None:
+def _encoder(group: str, section: Section, inner: dict[str, tuple[Section, list[str]]], ranking: Ranking) -> None:
     for key in section.names():
         one = section.section(key)
         one.ignored("a name for people", "name")
@@ -410,18 +426,21 @@ def _encoder(group: str, section: Section, inner: dict[str, list[str]], ranking:
             one.faults.append(f"{one.file}:{one.line_of('input')}: {one.path}.input: no sequence group '{name}'; there "
                               f"are {', '.join(inner) or 'none'}")
             continue
-        for sequence in inner[name]:
+        if not (lists := _lists(ranking, inner[name][1])) and key == "pooling_encoder":
+            one.refused("input", f"the group '{name}' has no sequence; name one")
+        for sequence in lists:
             if key == "pooling_encoder":
                 ranking.features[sequence]["pool"] = one.text("pooling_type", "mean", to="features.*.pool")
-                block = ranking.pooled(sequence)
-            elif key in ("din_encoder", "simple_attention"):
-                if key == "simple_attention":
-                    section.approximated(key, "an attention with a unit of its own (layer: target_attention)")
-                block = attention(ranking, f"{sequence}_attention", sequence, attention_unit(one), False, one.line)
-            else:
+            elif key not in ATTENDING:
                 section.refused(key, "there is no such encoder; din_encoder and pooling_encoder are there")
                 continue
-            ranking.beside.setdefault(group, []).append(block)
+            elif key == "simple_attention":
+                section.approximated(key, "an attention with a unit of its own (layer: target_attention)")
+            if key in ATTENDING and sequence in ranking.attended:
+                block = attention(ranking, f"{sequence}_attention", sequence, attention_unit(one), False, one.line)
+                ranking.beside.setdefault(group, []).append(block)
+            elif sequence not in ranking.groups[group]:
+                ranking.groups[group].append(sequence)                          # read flat, it is pooled
         one.ignored("sequences are cut by their own length", "max_seq_length")
 
 
