@@ -13,7 +13,7 @@
 # make bench  speed against peers and the machine, about an hour; bench-quick: under ten minutes. Peers live in .bench-env
 # make costs  parameters, multiply-adds and rows per CPU second of every model, into docs/models; about five minutes
 # make contest LOGS=FOLDER   every model on the public logs, beside LightGBM and torch-rechub: docs/quality.md; hours, goes on
-# make fuzz   texts and rows nobody has seen, for the config reader and the encoder (SECONDS=600)
+# make fuzz   texts, configs of other systems and rows nobody has seen (SECONDS=600)
 # Each makes .venv first, if it is missing or older than pyproject.toml or the kernels' source.
 
 PYTHON := $(shell command -v python3.11 || command -v python3)

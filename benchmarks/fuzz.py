@@ -1,4 +1,5 @@
-"""Texts for the config reader and rows for the encoder that nobody has seen, for as long as you like.
+"""Texts for the config reader, configs of other systems and rows for the encoder that nobody has seen, for as long as
+you like.
 
     python benchmarks/fuzz.py --seconds 600          make fuzz
     python benchmarks/fuzz.py --seconds 60 --only encoder --seed 3
@@ -7,6 +8,9 @@ config    texts made of a good config's lines and of YAML's stranger parts, cut,
           Config that is written out and read back as an equal one, or raises ConfigError of one line a message
 encoder   a fitted encoder on columns of any type and value: `encode` returns ids inside their spaces, finite numbers
           and rising offsets, the same for the rows in two parts, or raises DataError of one line
+imports   configs of EasyRec, TorchEasyRec and FuxiCTR with fields cut, doubled, renamed and given strange values, or
+          with broken characters: `import` gives a config that `check` takes and a table that answers for every key, or
+          names what it refuses, or raises ConfigError that begins with the file, and the line where there is one
 
 Prints how often each came out and how; a case that does neither, or takes longer than 10 seconds, ends the run with the
 seed and the case, exit code 1.
@@ -28,6 +32,7 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fuzz_imports  # noqa: E402
 import hostile  # noqa: E402
 
 from funnelrank import config as configs  # noqa: E402
@@ -36,6 +41,7 @@ from funnelrank.data.source import open_source  # noqa: E402
 from funnelrank.errors import FunnelrankError  # noqa: E402
 from funnelrank.settings import Data  # noqa: E402
 
+NAMES = ["config", "encoder", "imports"]
 SLOWEST_S = 10
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").rglob("*.yaml"))
 PIECES = ["&a", "*a", "<<: *a", "!!binary", "!x", "|", ">-", "? ", ": ", "- ", "[", "]", "{", "}", "'", '"',
@@ -183,16 +189,17 @@ def main() -> int:
     import tempfile
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--only", choices=["config", "encoder"], action="append")
+    parser.add_argument("--only", choices=NAMES, action="append")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     said = parser.parse_args()
-    names = said.only or ["config", "encoder"]
+    names = said.only or NAMES
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory() as folder:
         place, failed = Path(folder), 0
         fitted = Fitted(place) if "encoder" in names else None
         for name in names:
-            attempt = (lambda d: try_config(d, place)) if name == "config" else lambda d: try_encoder(d, fitted)
+            attempt = {"config": lambda d: try_config(d, place), "encoder": lambda d: try_encoder(d, fitted),
+                       "imports": lambda d: fuzz_imports.attempt(d, place)}[name]
             failed |= run(name, attempt, said.seconds / len(names), said.seed)
     return failed
 

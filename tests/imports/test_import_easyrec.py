@@ -388,3 +388,16 @@ def test_what_only_check_finds_wrong_has_the_line_that_it_comes_from(folder):
     with pytest.raises(ConfigError, match=rf"source.config:{line}: imported, it would not be a config: "
                                           r"train.schedule.final: found -1000"):
         imported(folder, text)
+
+
+def test_a_packages_blocks_have_names_of_their_own(folder):
+    """A block may be called as the one within the package that it uses; a package that uses itself is still told."""
+    drawn = ALL + """model_class: "RankModel" backbone {
+        packages { name: "deep" blocks { name: "it" inputs { feature_group_name: "all" }
+                                         keras_layer { class_name: "MLP" mlp { hidden_units: [4] } } } }
+        blocks { name: "it" inputs { package_name: "deep" } } } model_params { }"""
+    blocks = settings_of(folder, config(drawn))["model"]["represent"]["blocks"]
+    assert [b.get("layer", {}).get("hidden") for b in blocks.values()] == [[4]]
+    ring = drawn.replace('inputs { feature_group_name: "all" }', 'inputs { package_name: "deep" }')
+    with pytest.raises(ConfigError, match="package 'deep' uses itself"):
+        imported(folder, config(ring))

@@ -71,7 +71,9 @@ class Reader:
     packages: dict[str, Section]
     given: Ref | None = None
     values: dict[str, Value] = field(default_factory=dict)
-    open: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)              # blocks that wait for what they read
+    inside: tuple[str, ...] = ()                               # packages whose blocks these are, the outermost first
+    depth: int = 0                                             # blocks outside that wait for these
     blocks: dict[str, Section] = field(default_factory=dict)
     read_by: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)              # blocks of which nothing could be made
@@ -154,7 +156,7 @@ class Reader:
             if sentence not in block.faults:
                 block.faults.append(sentence)
             return None
-        if len(self.open) > 200:
+        if self.depth + len(self.open) > 200:
             block.faults.append(f"{block.file}:{block.line}: {block.path}: more than 200 blocks in a row; that is not "
                                 "read")
             return None
@@ -273,20 +275,20 @@ class Reader:
             given = self._block(f"{name}_input", inner)
         if section.has("package_input_fn"):
             section.refused("package_input_fn", "code in a config is not run; slice and join with blocks")
-        place = legal(f"package:{name}")
-        if place in self.open:
+        if name in self.inside:
             section.faults.append(f"{section.file}:{section.line}: {section.path}: package '{name}' uses itself")
             return None
         package, ranking = self.packages[name], self.ranking
+        within = {"inside": (*self.inside, name), "depth": self.depth + len(self.open)}
         if given is None:
             kept = ranking.inlined.get(name)
             if kept is None:
-                reader = Reader(package, ranking, self.draw, self.packages, None, open=[*self.open, place])
+                reader = Reader(package, ranking, self.draw, self.packages, None, **within)
                 kept = ranking.inlined[name] = reader.output(1)
             return Value([kept])
         if name not in ranking.packages:
             inside = Drawing(taken=set(self.draw.taken))
-            reader = Reader(package, ranking, inside, self.packages, "input", open=[*self.open, place])
+            reader = Reader(package, ranking, inside, self.packages, "input", **within)
             ranking.packages[name] = (legal(name), inside, reader.output(1))
         return Value([self.draw.add(f"{name}_{given}", [given], package=ranking.packages[name][0], line=section.line)])
 
