@@ -144,7 +144,7 @@ def test_input_fields_expand_where_they_are_told_to(folder):
      {"kind": "number", "expression": "coalesce(new, 0.0)>18 & coalesce(hour, 0.0) < 5", "log": False,
       "scale": "none", "clip": None, "indicator": False, "default": 0.0}),
     ('input_names: "item" feature_name: "new" feature_type: LookupFeature hash_bucket_size: 9 kv_separator: ":"',
-     {"key": "item", "separator": "|", "key_separator": ":", "hash_buckets": 9}),
+     {"column": "item", "key": "new", "separator": "|", "key_separator": ":", "hash_buckets": 9}),
     ('feature_type: RawFeature raw_input_dim: 3 separator: ";"',
      {"kind": "vector", "size": 3, "separator": ";", "log": False, "scale": "none", "clip": None, "indicator": False,
       "default": 0.0}),

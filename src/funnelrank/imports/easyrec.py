@@ -194,9 +194,10 @@ def _feature(section: Section, ranking: Ranking, fields: dict[str, dict[str, Any
 
 def _spelt(name: str, said: dict[str, Any], column: str) -> dict[str, Any]:
     """The feature with its column where that is not its name, and its kind where it is no id."""
-    kind = said.get("kind", "id")
+    kind, column = said.get("kind", "id"), said.get("column", column)
     reads = {} if kind == "cross" or "expression" in said or column == name else {"column": column}
-    return {**({"kind": kind} if kind != "id" else {}), **reads, **{k: v for k, v in said.items() if k != "kind"}}
+    rest = {k: v for k, v in said.items() if k not in ("kind", "column")}
+    return {**({"kind": kind} if kind != "id" else {}), **reads, **rest}
 
 
 def _ids(section: Section, to: str = "features.*") -> dict[str, Any]:
@@ -381,12 +382,13 @@ def _combo(section: Section, name: str, inputs: list[str], field: dict[str, Any]
 
 def _lookup(section: Section, name: str, inputs: list[str], field: dict[str, Any]) -> dict[str, Any] | None:
     if len(inputs) != 2:
-        section.refused("input_names", "a look-up reads two columns, the map and the key")
+        section.refused("input_names", "a look-up reads two columns, the key and the map")
         return None
-    if (section.whole("lookup_max_sel_elem_num", 10) or 10) > 1:
-        section.approximated("lookup_max_sel_elem_num", "the value of one key is read")
-    section.ignored("one value is read, so there is nothing to pool", "combiner")
-    return {"key": inputs[1], "separator": section.text("separator", "|", to="features.*.separator"),
+    section.approximated("feature_type", "an id, the value of its key in a map; of a key that stands there several "
+                                         "times, the last value")
+    section.ignored("one value is read, so there is nothing to pool", "combiner", "lookup_max_sel_elem_num")
+    return {"column": inputs[1], "key": inputs[0],
+            "separator": section.text("separator", "|", to="features.*.separator"),
             "key_separator": section.text("kv_separator", ":", to="features.*.key_separator"),
             **(_ids(section) or {"min_count": 1})}
 
