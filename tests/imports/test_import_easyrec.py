@@ -401,3 +401,18 @@ def test_a_packages_blocks_have_names_of_their_own(folder):
     ring = drawn.replace('inputs { feature_group_name: "all" }', 'inputs { package_name: "deep" }')
     with pytest.raises(ConfigError, match="package 'deep' uses itself"):
         imported(folder, config(ring))
+
+
+def test_a_sequence_without_a_key_is_pooled_beside_the_attention(folder):
+    inner = """sequence_features { group_name: "past" allow_key_search: true need_key_feature: true
+        seq_att_map { key: "item" hist_seq: "seen" aux_hist_seq: "brands" } }"""
+    text = config(group("all", "user", "item", inner=inner) + 'model_class: "SimpleMultiTask" '
+                  + f"simple_multi_task {{ {towers()} }}")
+    found = imported(folder, text)
+    said = document.read(found.text, "x").value
+    assert said["features"]["brands"]["kind"] == "sequence" and "target" not in said["features"]["brands"]
+    assert "brands" in str(said["embedding"]["groups"]) and "seen_attention" in said["model"]["represent"]["blocks"]
+    assert [r.said for r in found.of("approximated") if r.path.endswith("aux_hist_seq")] == [
+        "the mean of its entries, beside the attention"]
+    with pytest.raises(ConfigError, match="aux_hist_seq: no feature 'brnds' is declared"):
+        imported(folder, text.replace('aux_hist_seq: "brands"', 'aux_hist_seq: "brnds"'))

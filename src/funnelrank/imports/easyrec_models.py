@@ -73,7 +73,7 @@ def _attentions(model: Section, ranking: Ranking) -> None:
     places = [(None, s) for s in model.sections("seq_att_groups")]
     for group in model.sections("feature_groups"):
         places += [(group.text("group_name"), s) for s in group.sections("sequence_features")]
-    for _, section in places:
+    for group, section in places:
         pairs[id(section)] = []
         for map_section in section.sections("seq_att_map"):
             keys, lists = map_section.texts("key", "features.*.target"), map_section.texts("hist_seq", "history")
@@ -83,8 +83,16 @@ def _attentions(model: Section, ranking: Ranking) -> None:
             for key, sequence in zip(map(legal, keys), map(legal, lists)):
                 if ranking.attend(map_section, sequence, key):
                     pairs[id(section)].append(sequence)
-            if map_section.has("aux_hist_seq"):
-                map_section.refused("aux_hist_seq", "a sequence is read with its own key only; remove it")
+            for other in map(legal, map_section.texts("aux_hist_seq")):
+                if group not in ranking.groups:
+                    map_section.refused("aux_hist_seq", "a sequence without a key stands in no attention; remove it, "
+                                                        "or name it in a feature group, where it is pooled")
+                elif other not in ranking.features:
+                    map_section.faults.append(f"{section.file}:{map_section.line_of('aux_hist_seq')}: "
+                                              f"{map_section.path}.aux_hist_seq: no feature '{other}' is declared")
+                elif other not in ranking.groups[group]:
+                    map_section.approximated("aux_hist_seq", "the mean of its entries, beside the attention")
+                    ranking.groups[group].append(other)                      # read flat, it is pooled
         section.ignored("a picture for people", "tf_summary")
         section.ignored("keys are declared features", "allow_key_search")
         for key in ("allow_key_transform", "transform_dnn"):
