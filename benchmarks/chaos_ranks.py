@@ -3,7 +3,7 @@
     .distributed-env/bin/python benchmarks/chaos_ranks.py --kills 20        make test-distributed makes that environment
 
 The run is examples/demo.yaml on its simulated log, every table lying apart, a checkpoint every fourth step. About one
-kill of four comes while ranks start; the others up to --apart seconds after they went on from their checkpoint, so that
+kill of four comes while ranks start; the others up to --apart steps after they went on from their checkpoint, so that
 they meet steps, evaluations and checkpoints on a busy machine, too. Prints each kill and what it met, and how far the
 artefact's weights and test AUC lie from those of a run that nobody touched.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
-SETS = {"train.epochs": 40, "train.batch_size": 1024, "train.evaluate_every": 20, "train.checkpoint_every": 4,
+SETS = {"train.epochs": 20, "train.batch_size": 1024, "train.evaluate_every": 20, "train.checkpoint_every": 4,
         "train.early_stopping.patience": 10**6, "train.log_every": 1, "embedding.sharding.row_wise_from": 0,
         "evaluate.intervals": "none", "train.threads": 1}
 ROWS = 12_000
@@ -34,7 +34,7 @@ def main() -> None:
     read.add_argument("--kills", type=int, default=20)
     read.add_argument("--ranks", type=int, default=2)
     read.add_argument("--seed", type=int, default=0)
-    read.add_argument("--apart", type=float, default=6, help="seconds of training between two kills, at most")
+    read.add_argument("--apart", type=int, default=10, help="steps between two kills, at most")
     said = read.parse_args()
     rng, met = random.Random(said.seed), Counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -43,12 +43,16 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "funnelrank", "simulate", log, "--rows", str(ROWS)], check=True,
                        stdout=subprocess.DEVNULL)
         began = time.monotonic()
-        if code := run(said.ranks, whole, log, 0).wait():
+        job = run(said.ranks, whole, log, 0)
+        while job.poll() is None and not begun(whole):
+            time.sleep(0.1)
+        start = time.monotonic() - began
+        if code := job.wait():
             sys.exit(f"the undisturbed run ends with exit code {code}")
         print(f"undisturbed: {time.monotonic() - began:.0f} s, {step(whole, 'step')} steps", flush=True)
         job, began = run(said.ranks, killed, log, 3 * said.kills), time.monotonic()
         try:
-            while met.total() < said.kills and (found := victim(job, killed, rng, said.apart)):
+            while met.total() < said.kills and (found := victim(job, killed, rng, said.apart, start)):
                 pid, what = found
                 os.kill(pid, signal.SIGKILL)
                 met[what] += 1
@@ -76,19 +80,20 @@ def run(ranks: int, out: Path, log: Path, restarts: int) -> subprocess.Popen:
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def victim(job: subprocess.Popen, folder: Path, rng: random.Random, apart: float) -> tuple[int, str] | None:
+def victim(job: subprocess.Popen, folder: Path, rng: random.Random, apart: int, start: float) -> tuple[int, str] | None:
     """Waits for a random moment of the processes that are there next: one of them, and what they are doing. None once
-    the job has ended."""
-    began, before, early = time.monotonic(), begun(folder), rng.random() < 0.25
-    wait = rng.uniform(0, 4 * apart if early else apart)
+    the job has ended. `start`: seconds until ranks train, about."""
+    before, early, later = begun(folder), rng.random() < 0.25, rng.uniform(0, 0.5)
+    steps, seconds, since = rng.randint(0, apart), rng.uniform(0, start), None
     while job.poll() is None:
-        time.sleep(0.1)
         found, trains = workers(job.pid), begun(folder) > before
-        if not found or not (early or trains):
-            began = time.monotonic()
-        elif time.monotonic() - began >= wait:
+        if since is None and found and (
+                early or trains and step(folder, "step") >= step(folder, "resume") + steps):
+            since = time.monotonic() + (seconds if early else later)
+        if since is not None and found and time.monotonic() >= since:
             writes = any((folder / "checkpoints").glob(".*.tmp"))
             return rng.choice(found), "starting" if not trains else "writing a checkpoint" if writes else "training"
+        time.sleep(0.02)
     return None
 
 

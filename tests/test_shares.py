@@ -102,6 +102,15 @@ def test_what_no_task_encoded_is_encoded_where_parts_are_joined(folder):
         assert files(found) == files(expected[split]), split
 
 
+def test_parts_of_others_in_the_cache_are_nothing_to_rows_that_are_sifted(folder):
+    read = load(config(folder))
+    data = flow.open_data(read)
+    flow.keep_encoder(read, data, flow.prepare(read, data))
+    flow.encode_share(read, data, (1, 7))
+    sifted = whole(load(config(folder, on_error="skip")))
+    assert len(sifted["valid"]) == 180 and list((folder / "cache").glob("part-*"))
+
+
 def test_a_training_takes_the_vocabularies_that_are_kept_unless_they_are_damaged(folder):
     read, events = load(config(folder)), []
     data = flow.open_data(read)

@@ -154,7 +154,8 @@ def _part(encoder: Encoder, one: Source, rules: Mapping[str, Any], folder: Path)
 
 def _parts_of(encoder: Encoder, source: Source, rules: Mapping[str, Any], folder: Path) -> list[Path]:
     """Where the parts of this source's files lie, if any file has one."""
-    if not hasattr(source, "files") or not any(folder.glob("part-" + "[0-9a-f]" * KEY)):
+    apart = all(hasattr(s, "files") for s in (source, getattr(source, "live", source)))     # sifted rows have none
+    if not apart or not any(folder.glob("part-" + "[0-9a-f]" * KEY)):
         return []
     files = source.files()
     return [_part(encoder, one, rules, folder)[1] for one in files] if len(files) > 1 else []
