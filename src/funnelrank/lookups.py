@@ -61,9 +61,9 @@ class Lookups:
                  for p, start in zip(parts, self.starts)]
         self._plan = np.array(items, np.int64).reshape(-1, len(Item._fields))
         P, N = ctypes.c_void_p, ctypes.c_int64
-        self._at = (P * len(names))(*(t.ctypes.data for t in self.tables.values()))
-        self._steps = (N * len(names))(*(t.shape[1] for t in self.tables.values()))
-        self._width = N(self.width)
+        self._arrays = ((P * len(names))(*map(_at, self.tables.values())), N(self.width),
+                        (N * len(names))(*(t.shape[1] for t in self.tables.values())))
+        self._tables, self._width, self._steps = map(ctypes.addressof, self._arrays)
 
     def __call__(self, ids: np.ndarray, numbers: np.ndarray, lists: Sequence[Bags]) -> np.ndarray:
         if self.least:
@@ -80,15 +80,16 @@ class Lookups:
 
     def _by_kernel(self, ids: np.ndarray, numbers: np.ndarray, lists: Sequence[Bags], out: np.ndarray) -> None:
         ids, numbers = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(numbers, np.float32)
-        ends = list(accumulate((len(one.values) for one in lists), initial=0))
-        values = np.concatenate([one.values for one in lists] or [np.empty(0, np.int32)])
-        offsets = np.concatenate([*(one.offsets[:-1] + end for one, end in zip(lists, ends)), [ends[-1]]])
-        weights = np.concatenate([one.weights for one in lists]) if lists and lists[0].weights is not None else None
-        at = lambda array: None if array is None else array.ctypes.data
-        where = ctypes.c_void_p(at(out))
-        work = Work(len(ids), ids.shape[1], numbers.shape[1], len(values), len(self.tables), len(self._plan), 0,
-                    self.threads, at(ids), at(numbers), at(values), at(offsets), at(weights), at(self._plan), None,
-                    *map(ctypes.addressof, (self._at, self._steps, where, self._width)))
+        values = offsets = weights = None
+        if lists:
+            ends = list(accumulate((len(one.values) for one in lists), initial=0))
+            values = np.concatenate([one.values for one in lists])
+            offsets = np.concatenate([*(one.offsets[:-1] + end for one, end in zip(lists, ends)), ends[-1:]])
+            weights = None if lists[0].weights is None else np.concatenate([one.weights for one in lists])
+        where = ctypes.c_void_p(_at(out))
+        work = Work(len(ids), ids.shape[1], numbers.shape[1], 0 if values is None else len(values), len(self.tables),
+                    len(self._plan), 0, self.threads, _at(ids), _at(numbers), _at(values), _at(offsets), _at(weights),
+                    _at(self._plan), None, self._tables, self._steps, ctypes.addressof(where), self._width)
         if refused := library().rows_gather(ctypes.byref(work), len(lists)):
             said = f"'{self.parts[work.bad_item].feature}': {work.bad_id} is no id of it" if refused == 1 else (
                 "offsets of lists lead outside their values" if refused == 2 else "no memory")
@@ -106,6 +107,11 @@ class Lookups:
                 raise IndexError(f"'{part.feature}': {values.min()} or {values.max()} is no id of it")
             vectors = self.tables[part.table][values.astype(np.int64) + part.offset]
             to[:] = vectors if part.source == "ids" else _pooled(vectors, bags[part.column], part.mean)
+
+
+def _at(array: np.ndarray | None) -> int | None:
+    """Where its numbers lie."""
+    return None if array is None else array.__array_interface__["data"][0]
 
 
 def _pooled(vectors: np.ndarray, bags: Bags, mean: bool) -> np.ndarray:

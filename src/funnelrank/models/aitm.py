@@ -113,8 +113,8 @@ class _Attention(nn.Module):
         self.project = Linear(H, H) if variant == "cross" else None
 
     def forward(self, candidates: Sequence[Tensor]) -> Tensor:
-        if self.variant == "self_gate" and self.heads == 1 and torch.compiler.is_compiling():
-            return self._one_head_apart(candidates)
+        if (self.variant, self.heads, len(candidates)) == ("self_gate", 1, 2) and torch.compiler.is_compiling():
+            return self._one_of_two(*candidates)
         u = torch.stack(tuple(candidates), 1)                           # [B, U, H]
         if self.variant == "self_gate" and self.heads == 1:
             return self._one_head(u)
@@ -132,9 +132,8 @@ class _Attention(nn.Module):
         asked = affine(u.flatten(0, 1), self.h3.weight.T @ self.h2.weight, None).view_as(u)
         return self.h1(gated_sum(asked, u, 1 / math.sqrt(self.k)))      # [B, H]
 
-    def _one_head_apart(self, candidates: Sequence[Tensor]) -> Tensor:
-        """The same without a stack, which is a copy in a graph."""
-        asks = self.h3.weight.T @ self.h2.weight
-        weight = torch.stack([(affine(u, asks, None) * u).sum(1) for u in candidates], 1) / math.sqrt(self.k)
-        each = weight.softmax(1).unsqueeze(2).unbind(1)                 # U of [B, 1]
-        return self.h1(sum(w * u for w, u in zip(each, candidates)))
+    def _one_of_two(self, p: Tensor, q: Tensor) -> Tensor:
+        """The same of two candidates in a graph, where a stack is a copy; a softmax of two is a sigmoid."""
+        asks = self.h3.weight.T @ self.h2.weight / math.sqrt(self.k)
+        lw = [(affine(u, asks, None) * u).sum(1, keepdim=True) for u in (p, q)]
+        return self.h1(q + (lw[0] - lw[1]).sigmoid() * (p - q))
