@@ -183,7 +183,7 @@ def test_a_last_layer_of_its_own_is_a_block_of_its_own(folder):
     assert blocks["second_1"]["layer"] == {"name": "mlp", "hidden": [20], "norm": "batch"}
     assert blocks["second"] == {"inputs": "second_1", "layer": {"name": "mlp", "hidden": [16], "activation": "linear"}}
     assert blocks["aitm"] == {"inputs": ["first", "second"], "merge": "list",
-                              "layer": {"name": "ait", "stop_gradient": True}}
+                              "layer": {"name": "ait", "variant": "own_keys", "stop_gradient": True}}
 
 
 def test_labels_by_position_are_resolved_and_told(folder):
@@ -227,7 +227,8 @@ def test_a_calibrator_without_a_relation_is_an_error_with_its_fix(folder):
 def test_both_forms_of_aitm(folder):
     by_towers = settings_of(folder, config(MODELS["aitm_by_towers"]))["model"]["represent"]
     assert by_towers["blocks"]["cvr_ait"] == {"inputs": ["cvr_ait_of_ctr_tower", "cvr_ait_of_cvr_tower"],
-                                              "merge": "list", "layer": "ait"}
+                                              "merge": "list",
+                                              "layer": {"name": "ait", "variant": "own_keys", "gate": None}}
     assert by_towers["blocks"]["cvr_ait_of_cvr_tower"]["layer"] == {"name": "linear", "width": 12}
     by_blocks = settings_of(folder, config(MODELS["aitm_by_blocks"]))["model"]["represent"]
     assert by_blocks["outputs"]["ctr"] != by_blocks["outputs"]["cvr"] == "cvr_relation"

@@ -49,7 +49,8 @@ def plain(part, q):
     for row in q:
         z = [row[0]]
         for t in range(1, len(row)):
-            p = mlp(part.gates[f"{t - 1}_{t}"], z[-1])
+            gate = part.gates[f"{t - 1}_{t}"]
+            p = z[-1] if isinstance(gate, torch.nn.Identity) else mlp(gate, z[-1])
             attend = part.attention["all"] if "all" in part.attention else part.attention[str(t)]
             z.append(attended(part.variant, attend, (p, row[t])))
         out.append(torch.stack(z))
@@ -61,6 +62,14 @@ def plain(part, q):
 def test_each_variant_is_its_equations(variant, share):
     part, q = wake(transfer(variant=variant, share=share)), towers()
     torch.testing.assert_close(part(q), plain(part, q), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["self_gate", "cross", "own_keys"])
+def test_without_a_gate_what_is_passed_on_is_z_itself(variant):
+    """With own_keys that is the transfer of EasyRec: the tower's query over keys and values of each input."""
+    part, q = wake(transfer(variant=variant, gate=None)), towers()
+    assert not list(part.gates.parameters())
+    torch.testing.assert_close(part(q), plain(part, q), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("variant", ["self_gate", "cross", "own_keys"])

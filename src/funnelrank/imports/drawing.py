@@ -100,11 +100,11 @@ class Drawing:
         return layer["hidden"][-1] if layer["name"] in ("mlp", "ppnet") and layer["hidden"] else layer.get("width")
 
     def of_one_width(self, wanted: str, refs: Sequence[Ref], width: int | None, line: int | None) -> list[Ref]:
-        """The same, each behind a linear layer where a width is asked for or where theirs differ."""
+        """The same, each behind a linear layer where they have not the width that is asked for, or differ."""
         known = [self.width(ref) for ref in refs]
         if width is None and len(set(known)) > 1 and known[0]:
             width = known[0]
-        if width is None:
+        if width is None or set(known) == {width}:
             return list(refs)
         return [self.add(f"{wanted}_of_{ref if isinstance(ref, str) else i}", [ref], {"name": "linear", "width": width},
                          line=line) for i, ref in enumerate(refs)]

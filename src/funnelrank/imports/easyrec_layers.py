@@ -110,10 +110,12 @@ def _aitm(reader: Reader, section: Section, value: Value, name: str) -> Value | 
         return value
     own, *others = reader.draw.of_one_width(name, value.items, params.whole(
         "project_dim", to="linear blocks before the transfer"), section.line)
-    layer: dict[str, Any] = {"name": "ait"}
+    layer: dict[str, Any] = {"name": "ait", "variant": "own_keys", "gate": None}
     if params.has("transfer_mlp"):
+        del layer["gate"]
         mlp = dnn(params.section("transfer_mlp"), keras=True)
-        params.approximated("transfer_mlp", "gate: its last layer is as wide as a tower, and has no batch norm")
+        params.approximated("transfer_mlp", "gate: its last layer is as wide as a tower, it has no batch norm, and "
+                                            "each input has its own")
         if mlp.hidden[:-1]:
             layer["gate"] = list(mlp.hidden[:-1])
         if mlp.activation and mlp.activation[0] != "relu":
@@ -122,7 +124,7 @@ def _aitm(reader: Reader, section: Section, value: Value, name: str) -> Value | 
             layer["dropout"] = mlp.dropout[0]
     if params.flag("stop_gradient", True, to="stop_gradient"):
         layer["stop_gradient"] = True
-    section.approximated("class_name", "layer: ait, whose projections are shared by what is compared, as in the paper")
+    section.carried("class_name", "layer: ait, variant: own_keys")
     return Value([reader.draw.add(name, [*others, own], layer, merge="list", line=section.line)])
 
 

@@ -89,7 +89,8 @@ def draw_towers(ranking: Ranking, towers: Sequence[Tower], inputs: Callable[[int
 def draw_ait(ranking: Ranking, wanted: str, own: str, parents: Sequence[str], tower: Tower) -> str:
     """The transfer of towers by `use_ait_module`: all brought to one width first where they are not of one."""
     own, *before = ranking.drawing.of_one_width(wanted, [own, *parents], tower.project, tower.line)
-    return ranking.drawing.add(wanted, [*before, own], {"name": "ait"}, merge="list", line=tower.line)
+    return ranking.drawing.add(wanted, [*before, own], {"name": "ait", "variant": "own_keys", "gate": None},
+                               merge="list", line=tower.line)
 
 
 def finish_towers(ranking: Ranking, outputs: dict[str, str], **keys: Any) -> None:

@@ -68,8 +68,7 @@ def task(section: Section, ranking: Ranking, labels: list[str], position: int) -
 def _ait(section: Section, parents: tuple[str, ...]) -> bool:
     asked = section.flag("use_ait_module")
     if asked and parents:
-        section.approximated("use_ait_module", "a block with layer: ait, whose projections are shared by what is "
-                                               "compared")
+        section.carried("use_ait_module", "a block with layer: ait, variant: own_keys, gate: null")
     elif asked:
         section.carried("use_ait_module", "nothing: a tower without relations has nothing to transfer")
     return asked

@@ -49,7 +49,8 @@ class InformationTransfer(nn.Module):
     h [B, T, H], or [B, 1, H] for one view that all tasks share -> [B, T, H].
 
     heads          attend with so many heads of width H / heads
-    gate           widths of g's hidden layers before its last layer of width H; () is the paper's single layer
+    gate           widths of g's hidden layers before its last layer of width H; () is the paper's single layer, and
+                   without one (null) what is passed on is z itself
     predecessor    "transferred": g reads z_{t-1}, as in the paper; "tower": g reads q_{t-1}
     stop_gradient  a later task does not train the towers of the ones before it (not AITM; off)
     """
@@ -57,7 +58,7 @@ class InformationTransfer(nn.Module):
     needs = Needs()
 
     def __init__(self, spec: Spec, *, variant: Literal["self_gate", "cross", "own_keys"] = "self_gate",
-                 heads: Annotated[int, Gt(0)] = 1, gate: Sequence[Annotated[int, Gt(0)]] = (),
+                 heads: Annotated[int, Gt(0)] = 1, gate: Sequence[Annotated[int, Gt(0)]] | None = (),
                  gate_activation: Activation = "relu", dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
                  share: bool = True, predecessor: Literal["transferred", "tower"] = "transferred",
                  stop_gradient: bool = False):
@@ -74,7 +75,8 @@ class InformationTransfer(nn.Module):
         self.views, self.hidden, self.tasks = T, H, T
         self.parents = [[r.parent for r in spec.relations if r.child == t] for t in range(T)]
         self.gates = nn.ModuleDict({
-            f"{r.parent}_{r.child}": MLP(H, (*gate, H), activation=gate_activation, dropout=dropout)
+            f"{r.parent}_{r.child}": nn.Identity() if gate is None else MLP(H, (*gate, H), activation=gate_activation,
+                                                                            dropout=dropout)
             for r in spec.relations})
         steps = [t for t in range(T) if self.parents[t]]
         owners = ["all"] if share else [str(t) for t in steps]

@@ -582,7 +582,7 @@ class AITLayer(nn.Module):
     """
 
     def __init__(self, *shapes: Shape, variant: Literal["self_gate", "cross", "own_keys"] = "self_gate",
-                 heads: Count = 1, gate: Widths = (), gate_activation: Activation = "relu", dropout: Rate = 0.0,
+                 heads: Count = 1, gate: Widths | None = (), gate_activation: Activation = "relu", dropout: Rate = 0.0,
                  stop_gradient: bool = False):
         super().__init__()
         self.out = rules.ait(*shapes, heads=heads)
