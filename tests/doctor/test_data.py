@@ -231,6 +231,10 @@ PLANTED = {
         lambda f: f.assign(hist_click=f.hist_click.map(lambda h: h[::-1])))),
     "a history said to begin with the latest": ("history_runs_back", lambda w: w.config["features"].update(
         clicked=FEATURES["clicked"] | {"latest": "first"})),
+    "histories of other ids": ("nothing_in_common", lambda w: w.each(lambda f: f.assign(
+        hist_click=f.hist_click.map(lambda h: [i + 10**6 for i in h])))),
+    "an outcome in one scenario": ("tells_in_one_scenario", lambda w: w.column("source", lambda f: np.where(
+        f.scenario == "deals", np.where(f.click == 1, "y", "x"), w.rng.choice(["x", "y"], len(f))), "id")),
     "a column under two names": ("same_columns", lambda w: w.column("gadget", lambda f: f.device.map(
         {"ios": "a", "android": "b", "web": "c"}), "id")),
 }

@@ -21,13 +21,15 @@ from funnelrank.flow import open_data, silent
 from funnelrank.train.events import Report
 
 DATA: dict[str, Callable[[Log], Iterator[Finding]]] = {d.__name__: d for d in (
-    leaks.one_column_says_it_all, leaks.a_value_means_yes, leaks.history_holds_the_row, leaks.from_the_future,
+    leaks.one_column_says_it_all, leaks.a_value_means_yes, leaks.tells_in_one_scenario, leaks.history_holds_the_row,
+    leaks.from_the_future,
     leaks.statistic_of_the_whole_period, leaks.fits_train_too_well, leaks.encodes_the_rows_own_label,
     splits.same_rows, splits.repeated_rows, splits.rows_that_disagree, splits.broken_funnel, splits.odd_labels,
     splits.time_runs_back, splits.rows_in_blocks, splits.users_apart, splits.rates_move, splits.train_does_not_carry,
     splits.heavy_weights, splits.odd_scenarios, splits.odd_users,
     columns.dead_columns, columns.row_ids, columns.values_too_rare, columns.same_columns, columns.spellings,
-    columns.codes_for_missing, columns.nulls_explode, columns.drift, columns.history_runs_back)}
+    columns.codes_for_missing, columns.nulls_explode, columns.drift, columns.history_runs_back,
+    columns.nothing_in_common)}
 
 
 RUN: dict[str, Callable[[Patient], Iterator[Finding]]] = {d.__name__: d for d in (

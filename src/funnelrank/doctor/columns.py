@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from funnelrank.doctor.finding import Finding, percent, some
-from funnelrank.doctor.log import LATEST, Column, Log, Split
+from funnelrank.doctor.log import DERIVED, LATEST, Column, Log, Split
 from funnelrank.doctor.relate import cells, distinct, each_column, numeric
 from funnelrank.evaluate.drift import psi
 from funnelrank.schema import DEFAULT_MIN_COUNT, table_of
@@ -16,16 +16,22 @@ ROW_ID = 0.9            # distinct values by rows: hardly one comes twice
 NULLS = 0.2             # of a split's rows, more than train's
 DRIFTED = 0.5           # population stability index
 GROWN = 2.0             # the same of a list's length: histories grow with the log
+SHIFTED = (0.25, 10.0)  # the same, where train's own stretches of time differ by less than a tenth of it
 OUTSIDE = 0.5           # share of a held-out split's numbers that lie outside of all that train has
+BEYOND = (0.01, 10.0)   # the same, where ten times fewer of a stretch of train lie outside of the rest of it
+STRETCHES = 5           # of train, by time, that are held against the rest
+LOST = 0.1              # share of train's rows whose key a table does not have
 UNSEEN = 0.9            # share of a held-out split's ids that train does not have
+TOO_RARE = 0.8          # share of train's rows whose value is rarer than min_count
 FEW = 1000              # sampled rows below which nothing is said
+MEET = 50               # values of each of two columns that ought to share one
 FEW_PAIRS = 20          # rows of one user, of which the later one has a longer history
 
 
 def dead_columns(log: Log) -> Iterator[Finding]:
     """Columns that hold one value, or nothing at all, on every row of train."""
     for _, about, column in each_column(log):
-        if about.kind == "match":
+        if about.kind in DERIVED:
             continue
         if column.missing.all() or (column.lengths is not None and not column.lengths.any()):
             what = "empty" if column.lengths is not None else "null"
@@ -64,6 +70,13 @@ def row_ids(log: Log) -> Iterator[Finding]:
                 f"{known:,} sampled)",
                 "Such an id names the row, and a model can only learn rows by heart: remove it, or give its parts.",
                 {"column": about.source, "distinct": distinct(log, name), "rows": known})
+        elif about.kind == "id" and (held := _never_again(log, about.source)) is not None:
+            yield Finding(
+                "row_ids", "warning", about.where,
+                f"values of column '{about.source}' do not come again: {percent(held[0])} of the latest tenth of "
+                f"train, and {percent(held[1])} of {held[2]}, have one that was not there before",
+                "It names a request, a session or a day, and what is learnt of it serves no later row; remove it.",
+                {"column": about.source, "train": held[0], held[2]: held[1]})
         elif about.kind == "number" and column.values is not None:
             v = column.values[~column.missing]
             steps = np.diff(v)
@@ -95,7 +108,7 @@ def values_too_rare(log: Log) -> Iterator[Finding]:
             continue                                       # counts of a part say little
         _, counts = np.unique(codes[codes != 0], return_counts=True)
         rare = counts[counts < space.min_count].sum() / max(counts.sum(), 1)
-        if rare > 0.95 and len(codes) >= FEW and distinct(log, name) / max((~column.missing).sum(), 1) <= ROW_ID:
+        if rare > TOO_RARE and len(codes) >= FEW and distinct(log, name) / max((~column.missing).sum(), 1) <= ROW_ID:
             yield Finding(
                 "values_too_rare", "warning", about.where,
                 f"{percent(rare)} of the train rows have a value of '{about.source}' that is rarer than min_count "
@@ -163,14 +176,26 @@ def codes_for_missing(log: Log) -> Iterator[Finding]:
 
 
 def nulls_explode(log: Log) -> Iterator[Finding]:
-    """A column that is filled in train and empty later, or the other way round."""
+    """A column that is filled in train and empty later, or the other way round; a table that lacks many keys."""
+    lost: dict[str, float] = {}
+    for _, about, column in each_column(log, "number", "id"):
+        if table_of(about.source) and not column.missing.all():
+            lost[about.source.split(".")[0]] = column.lost / len(column.missing)
+    for table, share in lost.items():
+        if share > LOST:
+            yield Finding(
+                "nulls_explode", "warning", f"data.tables.{table}",
+                f"table '{table}' lacks the keys of {percent(share)} of the sampled train rows",
+                "All that it holds is missing there; is it older than the log, or are keys written in another way?",
+                {"table": table, "share": share})
     for split in log.held_out:
         for name, about, column in each_column(log):
             other = split.columns.get(name)
-            if about.kind == "match" or other is None or min(len(column.missing), len(other.missing)) < 200:
+            if about.kind in DERIVED or other is None or min(len(column.missing), len(other.missing)) < 200:
                 continue
-            a, b = _empty(column), _empty(other)
-            if abs(b - a) > NULLS and (b > 2 * a or a > 2 * b or abs(b - a) > 0.4):
+            a, b, late = _empty(column), _empty(other), _empty(column, _stretches(log)[-1])
+            # a log that warms up has fewer nulls from day to day: its last days are asked, too
+            if all(abs(b - x) > NULLS and (b > 2 * x or x > 2 * b or abs(b - x) > 0.4) for x in (a, late)):
                 lost = (f"; {percent(other.lost / len(other.missing))} of the keys are not in the table"
                         if other.lost else "")
                 yield Finding(
@@ -187,7 +212,7 @@ def drift(log: Log) -> Iterator[Finding]:
     for split in log.held_out:
         for name, about, column in each_column(log):
             other = split.columns.get(name)
-            if about.kind == "match" or other is None or min(len(column.missing), len(other.missing)) < 200:
+            if about.kind in DERIVED or other is None or min(len(column.missing), len(other.missing)) < 200:
                 continue
             said = _moved(log, split, name, column, other)
             if said:
@@ -203,16 +228,36 @@ def drift(log: Log) -> Iterator[Finding]:
 def history_runs_back(log: Log) -> Iterator[Finding]:
     """Histories whose latest end is the other one: a user's later rows have the same elements there, and new ones at
     the end that is said to be the oldest."""
-    split = log.train
-    if split.user is None:
-        return
+    for split in log.splits.values():
+        if split.user is not None:
+            yield from _runs_back(log, split)
+
+
+def nothing_in_common(log: Log) -> Iterator[Finding]:
+    """Two columns of one id space that share no value, so that no vector is learnt by both."""
+    for name, f in log.schema.of_kind("sequence").items():
+        listed, one = log.train.columns.get(name), log.train.columns.get(f.target or "")
+        if listed is None or one is None or one.codes is None or listed.tokens is None:
+            continue
+        a, b = np.unique(listed.tokens), np.unique(one.codes[one.codes != 0])
+        if min(len(a), len(b)) >= MEET and not np.isin(a, b).any():
+            yield Finding(
+                "nothing_in_common", "warning", log.about[name].where,
+                f"none of {len(a):,} values of list '{f.column}' is one of {len(b):,} values of '{f.target}', though "
+                f"both are of the id space '{f.space}'",
+                "Are ids of two systems, or of two types, put in one space? Then nothing of a history tells of the "
+                "candidate; write both as the same ids, or give them spaces of their own.",
+                {"list": f.column, "target": f.target, "values": [len(a), len(b)]})
+
+
+def _runs_back(log: Log, split: Split) -> Iterator[Finding]:
     user, now = split.user[split.sample], split.sample if split.time is None else split.time[split.sample]
     order = np.lexsort((now, user))
     same = (user[order[1:]] == user[order[:-1]]) & (user[order[1:]] != 0)
     before, after = order[:-1][same], order[1:][same]
-    for _, about, column in each_column(log, "list"):
-        f = log.schema.features[about.name]
-        if f.kind != "sequence":
+    for name, about, _ in each_column(log, "list"):
+        f, column = log.schema.features[about.name], split.columns.get(name)
+        if f.kind != "sequence" or column is None:
             continue
         ends = _latest(column, f.latest)                                        # [m, LATEST], the latest at the right
         grown = column.lengths[after] - column.lengths[before]
@@ -227,9 +272,10 @@ def history_runs_back(log: Log) -> Iterator[Finding]:
             yield Finding(
                 "history_runs_back", "warning", about.where,
                 f"the {f.latest} entries of '{about.source}' are said to be the latest, and in {wrong:,} of "
-                f"{wrong + right:,} pairs of a user's rows they stay while others come at the other end",
+                f"{wrong + right:,} pairs of a user's rows of {split.name} they stay while others come at the other "
+                "end",
                 f"Set latest: {other}; else max_len keeps the oldest entries, and recency counts from the wrong end.",
-                {"stood": wrong, "moved": right, "latest": f.latest})
+                {"split": split.name, "stood": wrong, "moved": right, "latest": f.latest})
 
 
 def _latest(column: Column, latest: str) -> np.ndarray:
@@ -248,15 +294,33 @@ def _alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ((a == b) | ~there).all(1) & there.any(1)
 
 
-def _empty(column: Column) -> float:
+def _empty(column: Column, rows: np.ndarray | slice = slice(None)) -> float:
     empty = column.missing if column.lengths is None else column.missing | (column.lengths == 0)
-    return float(empty.mean())
+    return float(empty[rows].mean()) if len(empty[rows]) else 0.0
 
 
 def _comes_again(log: Log, column: str) -> bool:
     """Whether values of the column repeat over all rows, though hardly in the sample."""
     codes = log.train.keys.get(column)
     return codes is not None and len(np.unique(codes)) < ROW_ID * len(codes)
+
+
+def _never_again(log: Log, column: str) -> tuple[float, float, str] | None:
+    """Shares of the latest tenth of train, and of a held-out split, whose value stood nowhere before, where both are
+    nearly all."""
+    codes = log.train.keys.get(column)
+    if codes is None or len(log.train) < log.train.rows or len(codes) < FEW:
+        return None
+    cut = len(codes) * 9 // 10
+    order = np.arange(len(codes)) if log.train.time is None else np.argsort(log.train.time, kind="stable")
+    before, late = codes[order[:cut]], codes[order[cut:]]
+    if (within := float((~np.isin(late, before)).mean())) < UNSEEN:
+        return None
+    for split in log.held_out:
+        other = split.keys.get(column)
+        if other is not None and (unseen := float((~np.isin(other, codes)).mean())) > UNSEEN:
+            return within, unseen, split.name
+    return None
 
 
 def _moved(log: Log, split: Split, name: str, column: Column, other: Column) -> tuple | None:
@@ -281,12 +345,44 @@ def _moved(log: Log, split: Split, name: str, column: Column, other: Column) -> 
             if outside > OUTSIDE:
                 return "error", (f"{percent(outside)} of {split.name} lie outside of all of train ({a.min():.6g} to "
                                  f"{a.max():.6g}; here {b.min():.6g} to {b.max():.6g})"), {"outside": outside}
-    found = psi(*(np.bincount(np.minimum(cells(log, s, name), len(log.once(("edges", name), lambda: np.empty(0))) + 1))
-                  for s in (log.train, split)))
-    if found > (GROWN if column.lengths is not None else DRIFTED):
+            if outside > BEYOND[0] and outside * len(b) >= 30 and outside > BEYOND[1] * _outside_within(log, column):
+                return "warning", (f"{percent(outside)} of {split.name} lie outside of all of train ({a.min():.6g} to "
+                                   f"{a.max():.6g}; here {b.min():.6g} to {b.max():.6g})"), {"outside": outside}
+    K = len(log.once(("edges", name), lambda: np.empty(0))) + 2
+    here, there = (np.bincount(cells(log, s, name), minlength=K) for s in (log.train, split))
+    found = psi(here, there)
+    if column.lengths is None:
+        usual = max((psi(here - part, part) for part in (np.bincount(cells(log, log.train, name)[rows], minlength=K)
+                                                         for rows in _stretches(log))), default=0.0)
+        moved = found > max(DRIFTED, 2 * usual) or found > max(SHIFTED[0], SHIFTED[1] * usual)
+    else:
+        moved = found > GROWN
+    if moved:
         return "warning", (f"its values are others in {split.name} than in train (population stability index "
                            f"{found:.2f})"), {"psi": found}
     return None
+
+
+def _stretches(log: Log) -> list[np.ndarray]:
+    """The train sample cut by time, or else by place: how much a column moves without a fault."""
+    def make() -> list[np.ndarray]:
+        split = log.train
+        order = np.arange(len(split.sample)) if split.time is None else np.argsort(
+            split.time[split.sample], kind="stable")
+        return np.array_split(order, STRETCHES)
+    return log.once(("stretches",), make)
+
+
+def _outside_within(log: Log, column: Column) -> float:
+    """The largest share of a stretch of train's numbers that lie outside of all that the other stretches have."""
+    values, shares = numeric(column), []
+    for rows in _stretches(log):
+        mine = np.zeros(len(values), bool)
+        mine[rows] = True
+        a, b = values[~mine & ~np.isnan(values)], values[mine & ~np.isnan(values)]
+        if len(a) and len(b):
+            shares.append(float(((b < a.min()) | (b > a.max())).mean()))
+    return max(shares, default=0.0)
 
 
 def _unseen_within(log: Log, name: str) -> float:

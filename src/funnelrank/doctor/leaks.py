@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from funnelrank.doctor.finding import Finding, percent, some
-from funnelrank.doctor.log import EPOCHS, About, Column, Log
+from funnelrank.doctor.log import DERIVED, EPOCHS, About, Column, Log
 from funnelrank.doctor.relate import (
     LEAST,
+    PRIOR,
     Relation,
     auc_error,
     carried,
+    cells,
     distinct,
     each_column,
     relations,
@@ -27,7 +29,11 @@ TIMES = 2.5             # what a suspect has of AUC above .5, by what the next o
 PURE = 0.9              # share of positives within one value
 LIFT = 5.0              # by the mean
 COVERED = 0.05          # share of all positives that a pure value holds
-DROP = {"number": 0.06, "match": 0.06, "id": 0.1, "list": 0.1}     # of AUC from train to a held-out split; ids age
+RARE = (0.5, 20.0, 0.3)     # the same three of a value of a rare label, which need not be pure
+NEVER = 100             # positives to expect of a value that has none
+NULL = (0.6, 1.5)       # AUC of whether there is a value; its part above .5, by that of the best other column
+WHOLE = 0.95            # AUC within one scenario of a column that says far less elsewhere
+DROP = {"number": 0.06, "match": 0.06, "pair": 0.06, "id": 0.1, "list": 0.1}    # of AUC to a held-out split; ids age
 CHANCE = 0.75           # dispersion of entities' rates around what a statistic says of them; 1 is chance alone
 COUNTS = 0.3            # rank correlation with how often an entity is in the log
 KNOWS = 0.35            # rank correlation with an entity's label rate
@@ -38,6 +44,7 @@ def one_column_says_it_all(log: Log) -> Iterator[Finding]:
     """A column that tells a label apart nearly without fault, or far better than all others do."""
     for t, task in log.binary:
         ranked = sorted(((r.auc, name) for (name, at), r in relations(log).items() if at == t), reverse=True)
+        ranked = [(a, name) for a, name in ranked if log.about[name].source != log.schema.scenario]
         suspects = {name: a for a, name in ranked if a >= SURE}
         for i in range(min(4, len(ranked) - 1)):
             (a, _), (b, _) = ranked[i], ranked[i + 1]
@@ -48,7 +55,7 @@ def one_column_says_it_all(log: Log) -> Iterator[Finding]:
             about = log.about[name]
             yield Finding(
                 "one_column_says_it_all", "error" if a >= SURE else "warning", about.where,
-                f"column '{about.source}' alone ranks '{task}' with an AUC of {a:.3f} on rows it was not fitted "
+                f"{about.told} alone ranks '{task}' with an AUC of {a:.3f} on rows it was not fitted "
                 f"on{others}",
                 "Is it known before the impression is shown? An outcome (a time watched, an amount paid, a later step) "
                 "must not be a feature; remove it.",
@@ -56,11 +63,14 @@ def one_column_says_it_all(log: Log) -> Iterator[Finding]:
 
 
 def a_value_means_yes(log: Log) -> Iterator[Finding]:
-    """A value (or that there is one) on which nearly every row is positive, of a label that is rare elsewhere."""
+    """A value (or that there is one) on which nearly every row is positive, of a label that is rare elsewhere; or a 0
+    on which none is."""
     for (name, t), r in relations(log).items():
+        about, task = log.about[name], log.schema.tasks[t].name
         if r.auc >= SURE:
             continue                                       # said already
-        about, task = log.about[name], log.schema.tasks[t].name
+        if (found := _null_says(log, name, t, r) or _zero_says(log, name, r, task)) is not None:
+            yield found
         shares = [("one value", r.rates, r.rows)]
         known = r.rows[:-1].sum()
         if known and r.rows[-1]:
@@ -69,15 +79,26 @@ def a_value_means_yes(log: Log) -> Iterator[Finding]:
             rest = np.arange(len(r.rows) - 1) != zero
             if r.rows[:-1][rest].sum():
                 shares.append(("anything but 0", *_together(r, rest)))
-        least = 3.0 if about.kind == "match" else LIFT
+        least = 3.0 if about.kind in DERIVED else LIFT
         for what, rates, rows in shares:
             positives = rates * rows
             odd = (rates >= PURE) & (rates >= least * r.base) & (positives >= COVERED * r.positives) & (rows >= LEAST)
+            odd |= (rates >= RARE[0]) & (rates >= RARE[1] * r.base) & (positives >= RARE[2] * r.positives) & (
+                rows >= LEAST)
             if about.kind == "match":
                 odd |= (rates >= 0.95) & (rates >= 1.5 * r.base) & (positives >= 0.2 * r.positives) & (rows >= LEAST)
             if odd.any():
                 k = int(np.argmax(np.where(odd, positives, -1)))
                 value = f"{what} of it" if len(rates) == 1 else _value(log, name, k)
+                if about.source == log.schema.scenario:
+                    yield Finding(
+                        "a_value_means_yes", "error", f"tasks.{task}",
+                        f"in scenario {value}, '{task}' is 1 on {percent(rates[k])} of {int(rows[k]):,} sampled rows; "
+                        f"on the whole on {percent(r.base)}",
+                        "Is the label coded the other way round there, or are only positives logged?",
+                        {"task": task, "scenario": value, "rate": float(rates[k]), "rows": int(rows[k]),
+                         "base": r.base})
+                    break
                 yield Finding(
                     "a_value_means_yes", "error" if about.kind != "match" else "warning", about.where,
                     f"column '{about.source}': {value} means '{task}' = 1 on {percent(rates[k])} of {int(rows[k]):,} "
@@ -92,9 +113,39 @@ def a_value_means_yes(log: Log) -> Iterator[Finding]:
                 break
 
 
+def tells_in_one_scenario(log: Log) -> Iterator[Finding]:
+    """A column that tells a label apart in one scenario, where it is written from the outcome, and hardly elsewhere."""
+    if log.schema.scenario is None or log.train.scenario is None:
+        return
+    codes = log.train.scenario[log.train.sample]
+    half = np.random.default_rng(1).random(len(codes)) < 0.5
+    for code in np.unique(codes[codes != 0]):
+        mine = np.flatnonzero(codes == code)
+        for t, task in log.binary:
+            y = log.train.label(t)[mine]
+            if min((y == 1).sum(), (y == 0).sum()) < NEVER / 2:
+                continue
+            found = {}
+            for name, about, _ in each_column(log, "number", "id", *DERIVED):
+                r = relations(log).get((name, t))
+                if r is None or r.auc >= 0.9 or about.source == log.schema.scenario:
+                    continue
+                a = _by_halves(cells(log, log.train, name)[mine], y, half[mine])
+                if a >= WHOLE and a - 0.5 > 2 * (r.auc - 0.5):
+                    found[name] = a, r.auc
+            for name, (a, whole) in found.items():
+                about, place = log.about[name], log.scenarios.get(int(code), "?")
+                yield Finding(
+                    "tells_in_one_scenario", "warning", about.where,
+                    f"in scenario {place}, {about.told} alone ranks '{task}' with an AUC of {a:.3f} on rows "
+                    f"it was not fitted on; over all rows with {whole:.3f}",
+                    "Is it written from the outcome there? Write it as of the impression, or remove it.",
+                    {"column": about.source, "task": task, "scenario": place, "auc": a, "whole": whole})
+
+
 def history_holds_the_row(log: Log) -> Iterator[Finding]:
     """A list whose latest element is the row's own item: it was written after the row."""
-    for _name, about, column in each_column(log, "match"):
+    for _, about, column in each_column(log, "match"):
         known = column.values[~column.missing]
         if len(known) < LEAST:
             continue
@@ -116,6 +167,14 @@ def history_holds_the_row(log: Log) -> Iterator[Finding]:
                 f"{percent(no)} of the others",
                 "Such a list seems to be of the whole period, and to hold what the row was about to do; build it of "
                 "events strictly before the row.",
+                {"column": about.source, "task": task, "positives": yes, "negatives": no})
+        elif (labels := _by_label(log, column, latest=True)) is not None:
+            task, yes, no = labels
+            yield Finding(
+                "history_holds_the_row", "warning", about.where,
+                f"the latest element of list '{about.source}' is the row's own item on {percent(yes)} of the rows with "
+                f"'{task}' = 1, and on {percent(no)} of the others",
+                "Some lists were written after their row, as of events that came late; end each strictly before it.",
                 {"column": about.source, "task": task, "positives": yes, "negatives": no})
 
 
@@ -157,6 +216,13 @@ def from_the_future(log: Log) -> Iterator[Finding]:
                 "sampled rows: it runs from the row's own time to a later one",
                 "A gap that is known when the row is served ends at its own time, as in {since: last_ms, until: "
                 f"{log.time}}}.", {"since": f.since, "until": f.until, "share": float((known > 0).mean())})
+        elif f.until == log.time and len(known) >= LEAST and (known < 0).mean() > 0.01:
+            yield Finding(
+                "from_the_future", "error", f"features.{name}",
+                f"the gap from '{f.since}' to '{f.until}' is below 0 on {percent(float((known < 0).mean()))} of the "
+                f"sampled rows: '{f.since}' lies behind the row's own time",
+                "What happens later is not known when the row is served; use the time of the event before.",
+                {"since": f.since, "until": f.until, "share": float((known < 0).mean())})
         elif f.until != log.time and f.since != log.time and len(known) >= LEAST and _later(log, f.until):
             yield Finding(
                 "from_the_future", "error", f"features.{name}",
@@ -183,10 +249,13 @@ def statistic_of_the_whole_period(log: Log) -> Iterator[Finding]:
                 names = [f"'{c[0].source}' ({c[2]})" for c in some_]
                 yield Finding(
                     "statistic_of_the_whole_period", severity, f"data.tables.{table}" if table else some_[0][0].where,
-                    f"for each value of '{entity}', {some(names, 6)} says more than was known before the rows",
-                    "It was counted over the log's own period, held-out days included. Count it up to the day before "
-                    "each "
-                    "row, or leave it out (funnelrank reads such numbers off histories by itself).",
+                    f"for each value of '{entity}', {some(names, 6)} says more than was known before the rows"
+                    if severity == "error" else
+                    f"for each value of '{entity}', {some(names, 6)}, more than attributes do",
+                    ("It was counted over the log's own period, held-out days included. Count"
+                     if severity == "error" else "If it was counted over the log's own period, and not known before, "
+                     "count") + " it up to the day before each row, or leave it out (funnelrank reads such numbers off "
+                    "histories by itself).",
                     {"entity": entity, "columns": {c[0].source: c[3] for c in some_}})
 
 
@@ -208,7 +277,7 @@ def fits_train_too_well(log: Log) -> Iterator[Finding]:
                 if drop - max(usual, 0) > max(DROP[about.kind], 4 * error):
                     yield Finding(
                         "fits_train_too_well", "warning", about.where,
-                        f"column '{about.source}' ranks '{task}' with AUC {r.auc:.3f} in train and {there:.3f} in "
+                        f"{about.told} ranks '{task}' with AUC {r.auc:.3f} in train and {there:.3f} in "
                         f"{split.name}; others lose {max(usual, 0):.3f}",
                         "A mean of labels that counts the row's own label does so: encode with earlier days only. If "
                         "it is "
@@ -218,7 +287,7 @@ def fits_train_too_well(log: Log) -> Iterator[Finding]:
                         own - there > max(DROP[about.kind], 5 * error)):
                     yield Finding(
                         "fits_train_too_well", "warning", about.where,
-                        f"column '{about.source}' ranks '{task}' with AUC {own:.3f} in {split.name} when fitted "
+                        f"{about.told} ranks '{task}' with AUC {own:.3f} in {split.name} when fitted "
                         "there, and "
                         f"with {there:.3f} when fitted in train",
                         "What it says in train is not what it says there: joined in another order, or coded anew?",
@@ -267,6 +336,51 @@ def _together(r: Relation, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([(r.rates[:-1] * r.rows[:-1])[which].sum() / n]), np.array([n])
 
 
+def _null_says(log: Log, name: str, t: int, r: Relation) -> Finding | None:
+    """Where it tells more that a column is null than what any other column holds."""
+    about, y = log.about[name], log.train.label(t)
+    if about.kind not in ("number", "id") or r.rows[-1] < LEAST or r.rows[:-1].sum() < LEAST:
+        return None
+    missing = log.train.columns[name].missing
+    yes, no = (float(missing[y == v].mean()) for v in (1, 0))
+    auc, error = 0.5 + abs(no - yes) / 2, auc_error(0.5, r.positives, int((y == 0).sum()))
+    best = max((x.auc for (other, at), x in relations(log).items() if at == t and other != name), default=0.5)
+    if auc < NULL[0] or auc - 0.5 < max(NULL[1] * (best - 0.5), 5 * error):
+        return None
+    task = log.schema.tasks[t].name
+    return Finding(
+        "a_value_means_yes", "warning", about.where,
+        f"column '{about.source}' is null on {percent(yes)} of the sampled rows with '{task}' = 1 and on {percent(no)} "
+        f"of the others; that alone ranks '{task}' with AUC {auc:.3f}, the best other column with {best:.3f}",
+        "Is it filled from what happened after the impression? Fill it for all rows alike, or remove it.",
+        {"column": about.source, "task": task, "positives": yes, "negatives": no, "auc": auc, "next": best})
+
+
+def _zero_says(log: Log, name: str, r: Relation, task: str) -> Finding | None:
+    """Where a number is at least the label: of its many rows of 0 none is positive, of those of its next value some."""
+    about, zero = log.about[name], _zero(log, name)
+    if about.kind != "number" or zero != 0:
+        return None
+    ones = (r.rates[0] * (r.rows[0] + PRIOR) - PRIOR * r.base) if r.rows[0] else 0.0
+    if ones > 0.5 or r.base * r.rows[0] < NEVER or len(r.rows) < 3 or r.rates[1] < r.base:
+        return None
+    return Finding(
+        "a_value_means_yes", "warning", about.where,
+        f"column '{about.source}' is 0 on {int(r.rows[0]):,} sampled rows, and '{task}' is 1 on none of them, where "
+        f"{r.base * r.rows[0]:,.0f} are to be expected",
+        "Does it count the row itself, or what came after it? Count what was before the row.",
+        {"column": about.source, "task": task, "rows": int(r.rows[0]), "expected": float(r.base * r.rows[0])})
+
+
+def _by_halves(at: np.ndarray, y: np.ndarray, half: np.ndarray) -> float:
+    """AUC of each half of rows, in cells `at`, by the rates of the other."""
+    seen, score, base = ~np.isnan(y), np.zeros(len(y)), float(np.nanmean(y))
+    for mine in (half, ~half):
+        n, k = (np.bincount(at[seen & ~mine], w, at.max() + 1) for w in (None, y[seen & ~mine] == 1))
+        score[mine] = ((k + PRIOR * base) / (n + PRIOR))[at[mine]]
+    return metrics.auc(score[seen].astype(np.float32), y[seen])
+
+
 def _zero(log: Log, name: str) -> int | None:
     edges = log.once(("edges", name), lambda: np.empty(0))
     at = np.flatnonzero(edges == 0)
@@ -278,6 +392,8 @@ def _value(log: Log, name: str, k: int) -> str:
     edges, about = log.once(("edges", name), lambda: np.empty(0)), log.about[name]
     if k == len(edges):
         return "no value"
+    if about.kind == "pair":
+        return f"being the row's '{about.other}'" if edges[k] else f"being another than the row's '{about.other}'"
     if about.kind == "match":
         return {0: "not holding the row's item", 1: "holding the row's item", 2: "ending with the row's item"}.get(
             int(edges[k]), "holding the row's item")
@@ -288,15 +404,17 @@ def _value(log: Log, name: str, k: int) -> str:
     return f"{'a length of ' if column.lengths is not None else ''}{edges[k]:.6g}{upper}"
 
 
-def _by_label(log: Log, column: Column) -> tuple[str, float, float] | None:
-    """The task whose positives have their item in the list several times as often, and in most rows."""
+def _by_label(log: Log, column: Column, latest: bool = False) -> tuple[str, float, float] | None:
+    """The task whose positives have their item in the list several times as often, and in most rows; or have it as the
+    latest element far more often than others do."""
+    least, times, share = (2, 8, 0.05) if latest else (1, 4, 0.6)
     for t, task in log.binary:
         y = log.train.label(t)
         yes, no = ((y == v) & ~column.missing for v in (1, 0))
         if min(yes.sum(), no.sum()) < LEAST:
             continue
-        a, b = float((column.values[yes] >= 1).mean()), float((column.values[no] >= 1).mean())
-        if a > 0.6 and a > 4 * b:
+        a, b = (float((column.values[rows] >= least).mean()) for rows in (yes, no))
+        if a > share and a > times * b and a * yes.sum() >= LEAST:
             return task, a, b
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ SAMPLE = 60_000             # rows of a split whose features are kept
 MOST_KEYS = 6               # columns of ids of which every row's is kept
 LATEST = 10                 # elements of a list that are kept
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+DERIVED = ("match", "pair")  # kinds of columns that compare two others
 EPOCHS = ((1e9, 2.2e9), (1e12, 2.2e12), (1e15, 2.2e15), (1e18, 2.2e18))     # 2001 to 2039 in s, ms, us, ns
 
 
@@ -60,13 +62,22 @@ class About:
     """What a column is: which feature reads it, and from where."""
 
     name: str
-    kind: str                                # number | id | list | match
+    kind: str                                # number | id | list | match | pair
     source: str                              # 'price', or 'items.price'
     by: str | None = None                    # the log's column that a table is looked up by
+    other: str | None = None                 # of a pair: the feature whose value it may be
 
     @property
     def where(self) -> str:
         return f"features.{self.name}"
+
+    @property
+    def told(self) -> str:
+        if self.kind == "pair":
+            return f"whether column '{self.source}' is the row's '{self.other}'"
+        if self.kind == "match":
+            return f"whether list '{self.source}' holds the row's item"
+        return f"column '{self.source}'"
 
 
 @dataclass
@@ -166,6 +177,10 @@ def _about(schema: Schema) -> dict[str, About]:
     for name, f in schema.of_kind("sequence").items():
         if f.target and schema.features[f.target].kind == "id" and name in about and not table_of(f.column):
             about[f"{f.target} in {name}"] = About(name, "match", f.column)
+    ids = [(n, f) for n, f in schema.of_kind("id").items() if n in about and not table_of(f.column)]
+    for (a, f), (b, g) in combinations(ids, 2):
+        if f.space == g.space:
+            about[f"{b} is {a}"] = About(b, "pair", g.column, other=a)
     if schema.scenario and not any(a.source == schema.scenario for a in about.values()):
         about["data.scenario"] = About("data.scenario", "id", schema.scenario)
     return about
@@ -294,6 +309,10 @@ def _hash(array: pa.Array) -> np.ndarray:
 def _column(schema: Schema, rows: Rows, name: str, about: About) -> Column:
     if about.kind == "match":
         return _match(schema, rows, about)
+    if about.kind == "pair":
+        a, b = (rows.ids(n).values.array() for n in (about.name, about.other))
+        missing = nulls(a) | nulls(b)
+        return Column(missing, np.where(missing, np.nan, hash_values(a) == hash_values(b)))
     f = schema.features.get(about.name)
     if f is None:                                                   # the scenario's column, which no feature reads
         return _coded(canonical(rows.column(about.source), rows.place(about.source)))

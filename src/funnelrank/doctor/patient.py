@@ -90,7 +90,15 @@ class Patient:
     @cached_property
     def gradients(self) -> tuple[dict[str, Tensor | None], dict[str, float], RankingModel]:
         """Of one batch's mean loss: each parameter's gradient, each id space's largest, and the model that has them."""
-        model = copy.deepcopy(self.model).train()
+        return self._gradients(copy.deepcopy(self.model))
+
+    @cached_property
+    def first_gradients(self) -> dict[str, Tensor | None]:
+        """The same of the model as it was before training; nothing where that cannot be made again."""
+        return {} if self.fresh is None else self._gradients(self.fresh)[0]
+
+    def _gradients(self, model: RankingModel) -> tuple[dict[str, Tensor | None], dict[str, float], RankingModel]:
+        model.train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.eval()                              # a unit that is dropped out is not dead

@@ -114,9 +114,13 @@ def _edges(column: Column) -> np.ndarray:
         return np.unique(column.codes[column.codes != 0])
     values = numeric(column)
     known = values[~np.isnan(values)]
-    every = np.unique(known)
+    every, counts = np.unique(known, return_counts=True)
     if len(every) > CELLS:
-        every = np.unique(np.quantile(known, np.arange(CELLS) / CELLS, method="lower"))
+        heavy = counts > len(known) / CELLS                # as 0 of an amount: a cell of its own, or it holds them all
+        rest = known[~heavy[np.searchsorted(every, known)]]
+        parts = max(4, -(-CELLS * len(rest) // len(known)))
+        every = np.unique(np.concatenate([every[heavy], every[1:][heavy[:-1]], np.quantile(
+            rest, np.arange(parts) / parts, method="lower")]))
     return every
 
 

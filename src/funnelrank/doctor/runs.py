@@ -11,12 +11,18 @@ import torch
 from funnelrank.doctor.finding import Finding, percent, some
 from funnelrank.doctor.patient import Patient
 from funnelrank.evaluate.measure import measure
+from funnelrank.evaluate.score import score
 from funnelrank.nn.linear import Linear
 from funnelrank.train.health import LARGE, largest, odd_weights
 
 SAME = 1e-3             # log-odds: answers that differ by less are the same
 ALONE = 48              # rows that are also asked alone
 DEAD = 0.5              # share of a layer's units
+DEAD_ONE = 0.75         # the same of one of several layers side by side
+STILL = 1e-3            # of a parameter's largest number: it moved by less
+UNMOVED = 0.01          # share of a table's rows that may have moved all the same, as an unseen scenario's
+CLOSED = 0.3            # share of what a gate lets through for no row
+FEW = 30                # rows of a scenario
 ONE = 0.99              # mean share of a candidate that all others are nothing beside
 NOTHING = 0.002         # mean share of a candidate that nobody listens to
 SATURATED = 0.95        # share of a gate's answers at one of its ends
@@ -77,24 +83,43 @@ def never_learnt(p: Patient) -> Iterator[Finding]:
     if p.fresh is None:
         return
     start = dict(p.fresh.named_parameters())
-    moved = [n for n, w in p.model.named_parameters() if n not in out and w.requires_grad and w.dim() > 1
-             and torch.equal(w, start[n])]
+    tables = {id(t.weight) for t in p.model.embedding.tables.values()}
+    moved = [n for n, w in p.model.named_parameters() if n not in out and w.dim() > 1 and (
+        w.requires_grad and id(w) not in tables and _moved(w, start[n]) == 0
+        or id(w) in tables and _moved(w, start[n]) <= UNMOVED)]
     if moved:
         yield Finding("never_learnt", "warning", "train",
-                      f"{len(moved)} parameters stand exactly where they started ({some(moved, 4)})",
-                      "Were they in the optimiser? A run that was stopped at once, or a rate of 0, does so too.",
+                      f"{len(moved)} parameters stand where they started ({some(moved, 4)}): hardly a number in them "
+                      f"moved by {STILL:g} of the largest",
+                      "Were they in the optimiser? A run that was stopped at once, or a rate near 0, does so too.",
                       {"parameters": moved})
 
 
 def dead_units(p: Patient) -> Iterator[Finding]:
-    """Layers of which most units pass nothing on, whatever the row."""
+    """Layers of which most units pass nothing on, whatever the row; layers side by side that are copies."""
     gradients, _, model = p.gradients
     for name, module in model.named_modules():
         if not isinstance(module, Linear) or (g := gradients.get(f"{name}.weight")) is None or not bool(g.any()):
             continue
         lit = g.abs().amax(-1) > 0                                              # [out] or [n, out]
         if lit.dim() == 2:
-            lit = lit[lit.any(1)]                          # what no row of these asks for is no dead unit
+            if len(alike := _alike(module.weight)) > 1:
+                yield Finding("dead_units", "warning", f"model: {name}",
+                              f"layers {some([str(i) for i in alike])} of {len(lit)} side by side in {name} are copies "
+                              "of one another",
+                              "Experts or towers that start and learn alike are one; start each at random.",
+                              {"layer": name, "alike": alike})
+            first = p.first_gradients.get(f"{name}.weight")
+            asked = lit.any(1) if first is None else lit.any(1) | (first.abs().amax(-1) > 0).any(1)
+            shares = (~lit).float().mean(1)                # what no row of these asks for is no dead unit
+            dark = [i for i in range(len(lit)) if asked[i] and float(shares[i]) > DEAD_ONE]
+            lit = lit[asked]
+            if dark and lit.shape[1] >= 4 and float((~lit).float().mean()) <= DEAD:
+                yield Finding(
+                    "dead_units", "warning", f"model: {name}",
+                    f"{percent(float(shares[dark].mean()))} of the units of {some([str(i) for i in dark])} (from 0) of "
+                    f"{len(shares)} layers side by side in {name} pass nothing on for any of {len(p.batch):,} rows",
+                    "A lower learning rate, another activation, or fewer of them.", {"layer": name, "which": dark})
         dead = float((~lit).float().mean())
         if lit.numel() >= 4 and dead > DEAD:
             yield Finding(
@@ -110,7 +135,14 @@ def gates_collapsed(p: Patient) -> Iterator[Finding]:
         if gate.kind == "sigmoid":
             ends = float(((gate.share < 0.02) | (gate.share > 0.98)).float().mean())
             moves = float(gate.share.std(0).mean()) if len(gate.share) > 1 else 1.0
-            if ends > SATURATED or moves < 1e-4:
+            closed = float((gate.share.amax(0) < 0.02).float().mean())
+            if closed > CLOSED and ends <= SATURATED:
+                yield Finding(
+                    "gates_collapsed", "warning", f"model: {gate.name}",
+                    f"gate {gate.name} is closed for every row on {percent(closed)} of what it gates",
+                    "What it closes costs time and says nothing; a lower rate, or fewer features in its group.",
+                    {"gate": gate.name, "closed": closed})
+            elif ends > SATURATED or moves < 1e-4:
                 yield Finding(
                     "gates_collapsed", "warning", f"model: {gate.name}",
                     f"gate {gate.name} is at one of its ends on {percent(ends)} of its answers" if ends > SATURATED else
@@ -140,6 +172,12 @@ def gates_collapsed(p: Patient) -> Iterator[Finding]:
                 "than "
                 f"{percent(NOTHING)} of the weight from everybody",
                 "Fewer experts would do the same; dropout or a lower rate may keep them in use.", evidence)
+        elif not gate.masked and len(gate.share) > 1 and float(gate.share.std(0).max()) < 1e-5:
+            yield Finding(
+                "gates_collapsed", "warning", f"model: {gate.name}",
+                f"{gate.name} weighs its {mean.shape[1]} candidates alike for every row",
+                "It gates nothing then: did its weights go to 0, or does it read what is the same for all rows?",
+                evidence)
 
 
 def task_says_nothing(p: Patient) -> Iterator[Finding]:
@@ -158,6 +196,13 @@ def task_says_nothing(p: Patient) -> Iterator[Finding]:
                 yield Finding("task_says_nothing", "warning", f"tasks.{p.model.tasks[t]}",
                               f"tasks '{p.model.tasks[t]}' and '{p.model.tasks[u]}' get equal answers on every row",
                               "Do they read one label?", {"tasks": [p.model.tasks[u], p.model.tasks[t]]})
+    for name, mine in p.scenarios():
+        if mine.sum() >= FEW and (still := [
+                p.model.tasks[t] for t in range(answers.shape[1])
+                if t not in flat and float(answers[torch.from_numpy(mine), t].std()) < SAME]):
+            yield Finding("task_says_nothing", "warning", "data.scenario",
+                          f"in scenario {name}, {some(still)} get one answer on all of {int(mine.sum()):,} rows",
+                          "Its own weights are gone, or it has no rows in train.", {"scenario": name, "tasks": still})
     for r in _whole(p, "auc"):
         if r["low"] < 0.5:
             yield Finding("task_says_nothing", "note" if r["high"] > 0.5 else "warning", f"tasks.{r['task']}",
@@ -204,6 +249,7 @@ def served_otherwise(p: Patient) -> Iterator[Finding]:
     """Raw rows that get other answers when they are predicted than they got when they were measured."""
     kept = p.kept
     if kept is None or kept.rows_of["of"] != kept.rows_of["rows"]:
+        yield from _as_measured(p)
         return
     sampled = p.schema.negatives_kept
     source = p.source(kept.split)
@@ -250,6 +296,46 @@ def _as_kept(p: Patient, table, rows: slice, where: str) -> Iterator[Finding]:
     if labels is not None and not np.array_equal(labels, kept.scores.labels[rows], equal_nan=True):
         yield Finding("served_otherwise", "error", f"data.{kept.split}", f"labels of {where} are not those measured",
                       "The files changed; measure again.", {})
+
+
+def _as_measured(p: Patient) -> Iterator[Finding]:
+    """Without scores: metrics of the rows looked at, against those of the whole split in metrics.json."""
+    sampled = p.schema.negatives_kept
+    source = p.source(p.split)
+    if source is None or (sampled and p.split in sampled.splits):
+        return
+    scores = score(p.model, p.schema, [p.batch], p.split)
+    now = {(r["task"], r["metric"]): r for r in measure(p.split, scores, p.config.settings.evaluate)
+           if r["scenario"] is None and r["metric"] in ("auc", "pcoc") and r["low"] is not None}
+    for r in p.ranker.rows:
+        if (r["split"], r["scenario"]) != (p.split, None) or (r["task"], r["metric"]) not in now or not r["task"]:
+            continue
+        here = now[r["task"], r["metric"]]
+        # all rows give the same number; of a part, which is of some stretches only, one far from it is another model's
+        apart = 1e-3 if source.rows == len(p.batch) else 2 * (here["high"] - here["low"])
+        if r["value"] is not None and abs(here["value"] - r["value"]) > apart:
+            yield Finding(
+                "served_otherwise", "error", "metrics.json",
+                f"{r['metric']} of '{r['task']}' is {here['value']:.4f} on {len(p.batch):,} of {source.rows:,} rows of "
+                f"{p.split}; metrics.json says {r['value']:.4f}",
+                "Weights, encoder or calibrator changed after they were measured, or the rows did; metrics are not of "
+                "what is served.", {"task": r["task"], "metric": r["metric"], "measured": r["value"],
+                                    "now": here["value"], "rows": len(p.batch)})
+
+
+def _moved(now: torch.Tensor, start: torch.Tensor) -> float:
+    """Share of rows with a number that moved by more than STILL of the largest."""
+    apart = (now.detach() - start.detach()).abs().flatten(1).amax(1)
+    return float((apart > STILL * float(start.detach().abs().max())).float().mean())
+
+
+def _alike(weight: torch.Tensor) -> list[int]:
+    """The first slices of weight [n, out, in] that are equal, and not 0."""
+    seen: dict[bytes, list[int]] = {}
+    for i, w in enumerate(weight.detach()):
+        if bool(w.any()):
+            seen.setdefault(w.numpy().tobytes(), []).append(i)
+    return next((found for found in seen.values() if len(found) > 1), [])
 
 
 def numbers_of_another_model(p: Patient) -> Iterator[Finding]:

@@ -20,9 +20,11 @@ CLASH = 0.02            # share of a step's positives without the step before, t
 MIXED = 0.25            # share of held-out rows before the latest twentieth of train
 BLOCKS = 0.25           # changes from row to row, by those of rows in random order
 SHIFT = 2.0             # of a label's odds between splits
+UNSEEN = 0.2            # share of rows with a label, below which a label that is mostly 1 lacks its 0s
 RIPE = 0.5              # rate of the last rows by that of the others
 KNOWN = 0.05            # share of a held-out split's rows whose user train knows, below which it has other users
 SILENT = 100            # rows of the rarer class to expect of a scenario that has none
+TELLS = 0.4             # distance from .5 of the AUC of a weight
 FELL = 0.12             # of the AUC of all columns together, from train to a held-out split
 
 
@@ -138,6 +140,13 @@ def odd_labels(log: Log) -> Iterator[Finding]:
                     "0." if positives and missing
                     else "Nothing can be learnt or ranked; find out where the other class went.",
                     {"split": split.name, "positives": positives, "observed": len(seen), "rows": len(y)})
+            elif len(seen) < UNSEEN * len(y) and positives > 0.5 * len(seen) and log.schema.parents[t] is None:
+                yield Finding("odd_labels", "warning", where,
+                              f"'{task.label}' is observed on {percent(len(seen) / len(y))} of {split.name}, and is 1 "
+                              f"on {percent(positives / len(seen))} of these rows",
+                              "Is it null where it should be 0, as in an export of positive events? A model then "
+                              "learns that most are 1; write 0.",
+                              {"split": split.name, "positives": positives, "observed": len(seen), "rows": len(y)})
             elif min(positives, len(seen) - positives) < LEAST:
                 yield Finding("odd_labels", "note", where,
                               f"{split.name} has {positives} positives of {len(seen):,} labels of '{task.label}'",
@@ -153,6 +162,19 @@ def odd_labels(log: Log) -> Iterator[Finding]:
                               "Metrics are of the observed rows only; are these like the others?",
                               {"train": a, split.name: b})
     y = log.train.labels
+    fill = log.config.settings.data.fill_implied
+    for t, parent in enumerate(log.schema.parents):
+        if parent is None or (log.schema.nested if fill is None else fill):
+            continue
+        without, after = (y[y[:, parent] == v, t] for v in (0, 1))
+        if min(len(without), len(after)) >= LEAST and np.isnan(without).mean() > 0.95 and np.isnan(after).mean() < 0.5:
+            task, before = log.schema.tasks[t].name, log.schema.tasks[parent].name
+            yield Finding("odd_labels", "warning", f"tasks.{task}",
+                          f"'{task}' is observed on {percent(1 - float(np.isnan(without).mean()))} of the train rows "
+                          f"with '{before}' = 0, and on {percent(1 - float(np.isnan(after).mean()))} of those with 1",
+                          f"The joint reading then learns its rate given '{before}', and serves it as that of all "
+                          "rows. Set data.fill_implied: true, or model.reading: conditional.",
+                          {"task": task, "after": before})
     for (t, a), (u, b) in combinations(log.binary, 2):
         both = ~np.isnan(y[:, t]) & ~np.isnan(y[:, u])
         if both.sum() >= LEAST and (y[both, t] == 1).any() and (y[both, t] == y[both, u]).all():
@@ -176,13 +198,21 @@ def time_runs_back(log: Log) -> Iterator[Finding]:
                 f"by {said}, {b.name} lies before {a.name}: a model of {a.name} has seen the future of these rows",
                 "Learn from earlier rows than those measured on.", {"of": b.name, "before": a.name})
         elif a.name == "train" and early > MIXED:
+            dealt = early > SAME and _share_users(a, b)
             yield Finding(
-                "time_runs_back", "warning", f"data.{b.name}",
+                "time_runs_back", "error" if dealt else "warning", f"data.{b.name}",
                 f"by {said}, {percent(early)} of {b.name} are earlier than the latest twentieth of {a.name}: the split "
                 "mixes times",
                 "Users, items and days of the measured rows then stand in train, too, and later rows tell of earlier "
                 "ones; "
                 "cut by time.", {"of": b.name, "with": a.name, "early": early})
+        elif a.name == "train" and (late := int((ta > np.quantile(tb, 0.05)).sum())) > max(9, REPEATED * len(ta)):
+            yield Finding(
+                "time_runs_back", "warning", f"data.{b.name}",
+                f"by {said}, {late:,} rows of train ({percent(late / len(ta))}) are later than the earliest twentieth "
+                f"of {b.name}",
+                "Rows that came late, or of another day's file? Cut train where the next split begins.",
+                {"of": b.name, "late": late, "share": late / len(ta)})
 
 
 def rows_in_blocks(log: Log) -> Iterator[Finding]:
@@ -252,9 +282,10 @@ def users_apart(log: Log) -> Iterator[Finding]:
 
 def rates_move(log: Log) -> Iterator[Finding]:
     """Labels that are far more, or less, often 1 in a held-out split, or at the end of train."""
+    sampled = log.schema.negatives_kept
     for t, task in log.binary:
         y = log.train.labels[:, t]
-        rate, positives = _rate(y), int(np.nansum(y))
+        rate, positives = _rate_before_sampling(log, log.train, t), int(np.nansum(y))
         if not LEAST <= positives < (~np.isnan(y)).sum() - LEAST:
             continue
         for split in log.held_out:
@@ -262,12 +293,15 @@ def rates_move(log: Log) -> Iterator[Finding]:
             n, k = int((~np.isnan(other)).sum()), int(np.nansum(other))
             if n < 200 or max(k, rate * n) < LEAST:
                 continue
-            there = (k + 0.5) / (n + 1)
+            there = min(max(_rate_before_sampling(log, split, t), 0.5 / (n + 1)), 1 - 0.5 / (n + 1))
             odds = there / (1 - there) * (1 - rate) / rate
             if max(odds, 1 / odds) > SHIFT and abs(np.log(odds)) > 5 / np.sqrt(max(min(k, n - k), 1)):
                 yield Finding(
                     "rates_move", "warning", f"tasks.{task}",
-                    f"'{task}' is 1 on {percent(rate)} of train and {percent(there)} of {split.name}",
+                    f"'{task}' is 1 on {percent(rate)} of train and {percent(there)} of {split.name}" + (
+                        f", if negatives were sampled as data.negatives_kept says ({sampled.rate:g} of them kept in "
+                        f"{', '.join(sampled.splits)})" if sampled else ""),
+                    "Is the declared rate that of the files, and of these splits?" if sampled else
                     "Were negatives sampled in one split only (data.negatives_kept), or are late labels not yet in?",
                     {"task": task, "train": rate, split.name: there})
         if log.train.time is not None:
@@ -322,6 +356,23 @@ def heavy_weights(log: Log) -> Iterator[Finding]:
         return
     top = float(np.sort(w)[-max(1, len(w) // 100):].sum() / total)
     effective = total**2 / float(np.square(w, dtype=np.float64).sum())
+    if log.train.scenario is not None:
+        codes, at, counts = np.unique(log.train.scenario, return_inverse=True, return_counts=True)
+        silent = codes[(np.bincount(at, w) == 0) & (counts >= LEAST)]
+        if len(silent):
+            names = [log.scenarios.get(int(c), "null") for c in silent[:5]]
+            yield Finding("heavy_weights", "warning", "data.weight",
+                          f"every train row of scenario {', '.join(names)} has weight 0",
+                          "Nothing is learnt of it, though it is measured and served.", {"scenarios": names})
+    for t, task in log.binary:
+        y = log.train.labels[:, t]
+        seen = ~np.isnan(y)
+        if min((y == 1).sum(), (y == 0).sum()) >= LEAST and abs(
+                (auc := metrics.auc(w[seen].astype(np.float32), y[seen])) - 0.5) > TELLS:
+            yield Finding("heavy_weights", "note", "data.weight",
+                          f"the weight alone ranks '{task}' with AUC {auc:.3f}",
+                          "Weights that follow a label move what is predicted for it: probabilities are those of the "
+                          "weighted rows. To undo a sampling, see data.negatives_kept.", {"task": task, "auc": auc})
     if top > 0.5 or effective < 0.1 * len(w):
         yield Finding("heavy_weights", "warning", "data.weight",
                       f"the heaviest hundredth of the train rows has {percent(top)} of all weight; the whole weighs as "
@@ -348,13 +399,32 @@ def odd_scenarios(log: Log) -> Iterator[Finding]:
     for (t, task), code in product(log.binary, known[counts >= LEAST]):
         y = log.train.labels[s == code, t]
         seen, base = y[~np.isnan(y)], _rate(log.train.labels[:, t])
-        if len(seen) and min(base, 1 - base) * len(seen) > SILENT and seen.min() == seen.max():
+        if not len(seen) or seen.min() != seen.max():
+            continue
+        expected = min(base, 1 - base) * len(seen)
+        others = [x for x in log.held_out if expected > LEAST and _of_scenario(x, code, t, 1 - seen[0]) >= 3]
+        if others:
+            yield Finding("odd_scenarios", "warning", f"tasks.{task}",
+                          f"every one of {len(seen):,} labels of '{task}' in scenario "
+                          f"{log.scenarios.get(int(code), '?')} of train is {seen[0]:.0f}, where {expected:,.0f} "
+                          f"others are to be expected and {others[0].name} has some",
+                          "Was the step not logged there at first? Write null where it was not.",
+                          {"task": task, "scenario": log.scenarios.get(int(code)), "rows": len(seen)})
+        elif expected > SILENT:
             yield Finding("odd_scenarios", "warning", "data.scenario",
                           f"every one of {len(seen):,} labels of '{task}' in scenario "
                           f"{log.scenarios.get(int(code), '?')} is "
                           f"{seen[0]:.0f}; elsewhere {percent(base)} are 1",
                           "Is the step logged there at all? Write null where it cannot happen.",
                           {"task": task, "scenario": log.scenarios.get(int(code)), "rows": len(seen)})
+    for split, (code, count) in product(log.held_out, zip(known, counts)):
+        if code and count / len(s) * len(split) >= SILENT and not (split.scenario == code).any():
+            yield Finding(
+                "odd_scenarios", "warning", "data.scenario",
+                f"{split.name} has no row of scenario {log.scenarios.get(int(code), '?')}, which is "
+                f"{percent(count / len(s))} of train",
+                "What is chosen or measured there says nothing of it; is it written in another way?",
+                {"split": split.name, "scenario": log.scenarios.get(int(code)), "share": count / len(s)})
     for split in log.held_out:
         new = ~np.isin(split.scenario, known)
         share = float(new.mean())
@@ -401,6 +471,26 @@ def _rate(y: np.ndarray) -> float:
     return float(seen.mean()) if len(seen) else 0.0
 
 
+def _rate_before_sampling(log: Log, split: Split, t: int) -> float:
+    """The rate of a label; where negatives of a task were sampled, each that is left stands for 1 / rate of them."""
+    y, sampled = split.labels[:, t], log.schema.negatives_kept
+    if sampled is None or split.name not in sampled.splits:
+        return _rate(y)
+    of = split.labels[:, log.schema.task_names.index(sampled.task)]
+    weight = np.where(of == 0, 1 / sampled.rate, 1.0)
+    seen = ~np.isnan(y)
+    return float(np.average(y[seen], weights=weight[seen])) if seen.any() else 0.0
+
+
+def _share_users(a: Split, b: Split) -> bool:
+    """Whether most rows of b are of users of a, so that later rows of a user tell of his earlier ones."""
+    return a.user is not None and b.user is not None and float(np.isin(b.user, a.user[a.user != 0]).mean()) > 0.5
+
+
+def _of_scenario(split: Split, code: int, t: int, label: float) -> int:
+    return 0 if split.scenario is None else int((split.labels[split.scenario == code, t] == label).sum())
+
+
 def _events(split: Split) -> np.ndarray:
     """A hash of user, time and ids of each row that has user and time."""
     whole = split.user ^ splitmix64(np.ascontiguousarray(split.time).view(np.uint64))
@@ -441,7 +531,9 @@ def _unripe(log: Log, t: int, task: str, y: np.ndarray) -> Iterator[Finding]:
     last, others = z[-n // 20:], z[:-n // 5]
     a, b = float(last.mean()), float(others.mean())
     parts = [float(part.mean()) for part in np.array_split(others, 16)]
-    if b * len(last) >= LEAST and a < RIPE * b and a < 0.8 * min(parts):
+    k, expected = float(last.sum()), b * len(last)
+    sure = expected > 0 and 2 * ((k * np.log(k / expected) if k else 0.0) - (k - expected)) > 25        # 5 sigma
+    if sure and a < RIPE * b and a < 0.8 * min(parts):
         yield Finding(
             "rates_move", "warning", f"tasks.{task}",
             f"'{task}' is 1 on {percent(a)} of the latest twentieth of train, and on {percent(b)} of the rows before",
