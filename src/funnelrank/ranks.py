@@ -19,6 +19,7 @@ from torch import Tensor
 from funnelrank.errors import ConfigError, FunnelrankError, TrainingError
 
 PATIENCE = datetime.timedelta(days=2)        # while the first one reads and encodes; a dead one is felt at once
+MEETING = datetime.timedelta(minutes=2)      # of ranks that start: gloo was seen to wait for ever after a restart
 LOST = ("gloo", "Connection", "connection", "Broken pipe", "timed out", "Timed out", "recvBytes", "peer")
 
 Value = TypeVar("Value")
@@ -32,7 +33,8 @@ def joined() -> Iterator[None]:
         yield
         return
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=MEETING)
+        dist.distributed_c10d._set_pg_timeout(PATIENCE, dist.group.WORLD)
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):

@@ -174,3 +174,15 @@ def test_a_launcher_that_is_told_to_stop_leaves_a_checkpoint_and_one_sentence(fo
     assert job.returncode and stderr.count(said) == 1, stderr
     last, = told(folder / "two", "interrupted")
     assert told(folder / "two", "checkpoint")[-1]["step"] == last["step"] > 0
+
+
+@needs_torchrec                        # for the seconds that a launch takes; nothing lies apart here
+def test_ranks_meet_soon_or_not_at_all_and_wait_for_each_other_long_afterwards(folder):
+    """gloo has one patience for both; a first rank that gathers statistics for an hour is no reason to end."""
+    (folder / "meet.py").write_text(
+        "import datetime, os, sys, time\nfrom funnelrank import ranks\nranks.MEETING = datetime.timedelta(seconds=6)\n"
+        "time.sleep(int(os.environ['RANK']) * int(sys.argv[1]))\n"
+        "with ranks.joined():\n    ranks.led(lambda: time.sleep(9))\n    print('met')\n")
+    assert launched(2, "0", what=["meet.py"]).stdout.count("met") == 2
+    late = launched(2, "30", what=["meet.py"])
+    assert late.returncode and "another process of this run is gone" in late.stderr
