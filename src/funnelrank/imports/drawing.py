@@ -94,10 +94,16 @@ class Drawing:
 
     def width(self, ref: Ref) -> int | None:
         """How wide a block is, where its layer says so."""
-        layer = self.blocks.get(ref, {}).get("layer") if isinstance(ref, str) else None
-        if not isinstance(layer, dict):
-            return None
-        return layer["hidden"][-1] if layer["name"] in ("mlp", "ppnet") and layer["hidden"] else layer.get("width")
+        block = self.blocks.get(ref, {}) if isinstance(ref, str) else {}
+        layer = block.get("layer")
+        match layer.get("name") if isinstance(layer, dict) else layer:
+            case "mlp" | "ppnet" if layer["hidden"]:
+                return layer["hidden"][-1]
+            case "linear" | "mask_block":
+                return layer["width"]
+            case "ait":
+                return self.width(block["inputs"][-1])
+        return None
 
     def of_one_width(self, wanted: str, refs: Sequence[Ref], width: int | None, line: int | None) -> list[Ref]:
         """The same, each behind a linear layer where they have not the width that is asked for, or differ."""
