@@ -220,6 +220,8 @@ def _ids(section: Section, to: str = "features.*") -> dict[str, Any]:
         return {"num_buckets": counted, "unknown": 0}
     if listed:
         return {"vocab_list": listed, "unknown": listed[0]}
+    if file:
+        section.approximated("vocab_file", "values that it does not hold are OOV; there they are its first")
     return {"vocab_file": file} if file else {}
 
 
