@@ -29,7 +29,7 @@ def known_sizes(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) 
     needs = lambda what: any(facts.get(f"x-needs-{what}") for _, _, facts in parts)
     drawn = any("history" in forms_of(said) for _, said, _ in parts if is_drawing(said))
     sizes = list(_sizes(settings, schema, drawn or needs("histories"), needs("crosses")))
-    groups = {ALL: sizes} | {s.role: [] for s in sizes}
+    groups: dict[str, list[Size]] = {ALL: sizes} | {f.role: [] for f in schema.features.values()}
     for size in sizes:
         groups[size.role].append(size)
     groups |= {g: [s for s in sizes if s.name in names] for g, names in
