@@ -86,12 +86,13 @@ class Console:
             case "seed":
                 self._line(f"seed {event['seed']}: {event['folder']}")
             case "trial":
-                value = "ended early" if event["value"] is None else f"{event['value']:.4f}"
-                value = f"failed ({event['note']})" if event["state"] == "FAIL" else value
+                value = f"failed ({event['note']})" if event["state"] == "FAIL" else (
+                    f"{event['metric']} {event['value']:.4f}" if event["value"] is not None else
+                    f"not trained ({event['note']})" if event["note"] else "ended early")
                 best = "" if event["best"] is None else f" (best {event['best']:.4f})"
                 said = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}"
                                  for k, v in event["params"].items())
-                self._line(f"{event['done']} of {event['of']}: trial {event['number']}: {event['metric']} {value}"
+                self._line(f"{event['done']} of {event['of']}: trial {event['number']}: {value}"
                            f"{best}; {said}")
             case "continue":
                 from funnelrank.describe import describe_continued
