@@ -349,6 +349,9 @@ def test_the_verdict_names_what_deserves_a_look():
                  "While training: units are zero",
                  "| click | 900 | 90 | 0.7000 +-0.0500 |"):
         assert said in text, said
+    assert "calibrate.method mends that" in text and "- - " not in text
+    text = report.markdown({"name": "shop", "metrics": rows, "events": [{"event": "calibrate"}]})
+    assert "mends that" not in text and "its calibrator does not know what changed" in text
 
 
 def test_names_cannot_break_the_markdown():

@@ -83,9 +83,10 @@ def markdown(run: Mapping[str, Any]) -> str:
     every, rows, _, last = _rows(run)
     cell = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     found = verdict(every, last, events, about)
-    marked = {"good": "\N{WHITE HEAVY CHECK MARK}", "look": "\N{WARNING SIGN}", "bad": "\N{CROSS MARK}", "plain": "-"}
+    marked = {"good": "\N{WHITE HEAVY CHECK MARK} ", "look": "\N{WARNING SIGN} ", "bad": "\N{CROSS MARK} ",
+              "plain": ""}
     lines = [f"# {cell(run.get('name') or 'run')}", "", cell(plain_of(found.headline)), "",
-             *(f"- {marked[p.mark]} {cell(plain_of(p.said))}" for p in (*found.tasks, *found.look)), ""]
+             *(f"- {marked[p.mark]}{cell(plain_of(p.said))}" for p in (*found.tasks, *found.look)), ""]
     whole = [r for r in rows if r["split"] == last and r["scenario"] is None and not r["metric"].endswith("_oracle")]
     shown = [m for m in ("auc", "gauc", "gauc_frozen", "logloss", "pcoc", "ece", "rmse", "accuracy")
              if any(r["metric"] == m and r["value"] is not None for r in whole)]

@@ -39,7 +39,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], split: str, events: Sequence[Mapp
     whole = {(r["task"], r["metric"]): r for r in mine if r["scenario"] is None}
     binary = [t for t, metric in whole if metric == "auc" and t]
     others = list(dict.fromkeys(t for t, metric in whole if metric in ("rmse", "accuracy") and t))
-    points = {t: _binary(t, whole) for t in binary} | {t: _other(t, whole) for t in others}
+    calibrated = any(e.get("event") == "calibrate" for e in events)
+    points = {t: _binary(t, whole, calibrated) for t in binary} | {t: _other(t, whole) for t in others}
     look = [*_scenarios(mine, whole, binary), *_violations(whole), *_histories(whole, binary), *_drift(mine),
             *_training(events, about or {})]
     return Verdict(_headline(split, binary, points, whole), list(points.values()), look)
@@ -73,7 +74,7 @@ def _ranks(auc: Mapping[str, Any]) -> bool:
     return auc["value"] is not None and auc.get("low") is not None and auc["low"] > 0.5
 
 
-def _binary(task: str, whole: Mapping[tuple, Mapping]) -> Point:
+def _binary(task: str, whole: Mapping[tuple, Mapping], calibrated: bool) -> Point:
     auc, pcoc, best = whole[task, "auc"], whole.get((task, "pcoc")), whole.get((task, "auc_oracle"))
     if auc["value"] is None:
         return Point("look", [f"{task}: cannot be judged, {auc['note']} (", Number(auc, "positives", "integer"),
@@ -95,7 +96,9 @@ def _binary(task: str, whole: Mapping[tuple, Mapping]) -> Point:
         off = abs(pcoc["value"] - 1) > OFF
         said += ["It is predicted ", Number(pcoc, how="short"), " times as often as it happened"]
         if sure and off:
-            said.append(", more than chance explains; calibrate.method mends that.")
+            said.append(", more than chance explains; " + (
+                "its calibrator does not know what changed since the rows it was fitted on." if calibrated else
+                "calibrate.method mends that."))
             mark = "look" if mark == "good" else mark
         else:
             said.append(", which chance explains." if not sure else ", close enough.")
