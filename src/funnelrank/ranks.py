@@ -33,7 +33,12 @@ def joined() -> Iterator[None]:
         yield
         return
     try:
-        dist.init_process_group("gloo", timeout=MEETING)
+        # one store outlives all restarts, and gloo would find addresses of the dead in it; launchers of several
+        # machines count restarts differently, so there TORCH_DISABLE_SHARE_RDZV_TCP_STORE helps (docs/scale.md)
+        store, here, among = next(dist.rendezvous("env://", timeout=MEETING))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(among):
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+        dist.init_process_group("gloo", store=store, rank=here, world_size=among, timeout=MEETING)
         dist.distributed_c10d._set_pg_timeout(PATIENCE, dist.group.WORLD)
         yield
     except RuntimeError as error:
