@@ -105,7 +105,7 @@ def test_an_order_by_windows_hands_out_every_row_once_whatever_part_is_asked_for
 def test_what_does_not_fit_is_read_window_by_window_and_what_fits_is_shuffled_whole():
     rows, width = 40_000, 1024
     order = Order(rows, rows * width, 0, 8 << 20)
-    assert order.place() == {"order": 2, "block": 1024, "window": 4096}
+    assert order.place() == {"order": 3, "block": 1024, "window": 4096}
     assert Order(rows, rows * width, 0, rows * width).place() == Order(rows, rows * width, 0).place()
     epochs = [order.rows(n, 0, rows) for n in range(2)]
     blocks = [set(epochs[0][start:start + 4096] // 1024) for start in range(0, rows, 4096)]

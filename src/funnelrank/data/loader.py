@@ -54,7 +54,7 @@ class Loader:
         return self._batches(n, start)
 
     def order(self, n: int) -> np.ndarray:
-        """Rows [n] of an epoch, in the order they are handed out."""
+        """Rows [n] of an epoch as they are drawn; a batch hands its own out sorted."""
         rows = len(self.split)
         return self._order.rows(n, 0, rows) if self._order else np.arange(rows)
 
@@ -87,7 +87,8 @@ class Loader:
             first, end = b * size, min((b + 1) * size, len(self.split))
             if self.apart:
                 first, end = (first + k for k in ranks.share(end - first))
-            return pack(self.split, self._order.rows(n, first, end) if self._order else slice(first, end))
+            # which rows is drawn; among themselves they are read in the order in which they lie in memory
+            return pack(self.split, np.sort(self._order.rows(n, first, end)) if self._order else slice(first, end))
 
         with ThreadPoolExecutor(1, "funnelrank-loader") as thread:      # its end waits for the batch being packed
             ahead = thread.submit(make, start)

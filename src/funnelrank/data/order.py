@@ -11,7 +11,7 @@ import numpy as np
 
 from funnelrank.data.take import shuffled
 
-RULE = 2                     # another rule makes another order, in which no older position means anything
+RULE = 3                     # another rule makes another order, in which no older position means anything
 BLOCK_BYTES = 1 << 20        # a disk reads so much at once about as fast as any more
 WINDOWS = 2                  # that memory has room for: one is handed out while pages of the next come in
 
