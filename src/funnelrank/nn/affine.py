@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from funnelrank.nn.small import Step, fits, small
+
 STEP = 64        # rows: oneDNN prepares itself for every new shape, for some 10 ms, and a ragged length is always new
 SMALL = 512      # numbers of a weight below which MKL's product is faster for g W
 PLAIN, RELU = ("none", [], None), ("relu", [], None)         # what comes behind the product
@@ -63,6 +65,8 @@ def affine(x: Tensor | Halves, weight: Tensor, bias: Tensor | None, relu: bool =
     """x [B, in], weight [out, in], bias [out] -> [B, out], followed by a ReLU if asked."""
     if isinstance(x, Halves):
         return x.affine(weight, bias, relu)
+    if fits(x, step := (Step(weight, bias, None, relu),)):
+        return small(x, step)
     if _fits(x, weight):
         if torch.is_grad_enabled():
             return _Affine.apply(x, weight, bias, relu)

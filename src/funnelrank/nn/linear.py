@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from funnelrank.nn.activation import Dice
 from funnelrank.nn.affine import affine
 from funnelrank.nn.norm import Norm
+from funnelrank.nn.small import Step, by_libraries, fits, small
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear", "dice"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
@@ -30,7 +31,8 @@ def without_blocks() -> Iterator[None]:
     global _blocks
     before, _blocks = _blocks, False
     try:
-        yield
+        with by_libraries():
+            yield
     finally:
         _blocks = before
 
@@ -125,6 +127,8 @@ class MLP(nn.Module):
                 linear.bias = nn.Parameter(bias.detach().view(linear.weight.shape[:-1]), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and isinstance(x, Tensor) and (y := self._small(x)) is not None:
+            return y
         if self.stack is None:
             for layer in self.layers:
                 x = _layer(layer, x, layer["linear"].wide())
@@ -137,6 +141,34 @@ class MLP(nn.Module):
         if x.dim() == 2:                             # they share their input
             return self._behind(_layer(self.layers[0], x, self.layers[0]["linear"].wide()), 1)
         return self._behind(x.flatten(1), 0)
+
+    def _small(self, x: Tensor) -> Tensor | None:
+        """All layers, or all behind the first one's product, as one operation; None where they are not so small."""
+        steps = [] if x.dim() > 3 else self._steps(x.dim() == 2)
+        if not steps:
+            return None
+        h = x.flatten(1)
+        if not fits(h, steps):
+            first, *rest = steps
+            steps = [*([first._replace(weight=None, bias=None)] if first.norm is not None else []), *rest]
+            if not rest or first.weight.dim() == 3 or not fits(h, steps):
+                return None
+            h = affine(h, first.weight, first.bias, first.relu and first.norm is None)
+        h = small(h, steps)
+        return h if self.stack is None else h.unflatten(1, (self.stack, -1))
+
+    def _steps(self, shared: bool) -> list[Step]:
+        """The layers as `small` takes them, none where one is of another kind; `shared`: all n read the same."""
+        steps = []
+        for layer in self.layers:
+            of = dict(layer.items())
+            linear, norm, relu = of["linear"], of.get("norm"), isinstance(of["activation"], nn.ReLU)
+            if "dropout" in of or not (relu or isinstance(of["activation"], nn.Identity)) or (
+                    norm is not None and norm.kind != "batch"):
+                return []
+            weight, bias = linear.wide() if shared and not steps else (linear.weight, linear.bias)
+            steps.append(Step(weight, bias, None if norm is None else norm.norm, relu))
+        return steps
 
     def beside(self, other: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
         """self(x), other(x): what this stack and that of other linear layers make of one input [B, in].
