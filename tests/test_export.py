@@ -31,6 +31,14 @@ def test_onnx_differs_by_rounding_alone(made):
     assert done.bytes == sum(f.stat().st_size for f in folder.rglob("*"))
 
 
+def test_a_graph_has_no_logarithm_of_a_sigmoid(made):
+    import onnx
+    nodes = onnx.load(made[2] / "model.onnx", load_external_data=False).graph.node
+    sigmoids = {out for n in nodes if n.op_type == "Sigmoid" for out in n.output}
+    assert any(n.op_type == "Softplus" for n in nodes)
+    assert not [n for n in nodes if n.op_type == "Log" and sigmoids & set(n.input)]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_any_number_of_rows_and_any_lengths_of_lists(made, rows):
     m, schema, folder, _ = made

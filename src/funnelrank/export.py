@@ -180,7 +180,25 @@ def program_of(scorer: Scorer | Network) -> torch.export.ExportedProgram:
             raise ConfigError("a part of the model makes a graph for one number of rows alone; it takes a size as a "
                               f"number of Python's, by len() or int(), where x.shape[0] is needed ({said})") from None
     unstack(program.graph_module.graph)
+    exact_logs(program.graph_module.graph)
     return program
+
+
+def exact_logs(graph: torch.fx.Graph) -> None:
+    """log sigmoid(z) as -softplus(-z): ONNX would have the logarithm of a sigmoid, which for small probabilities has no
+    digits left (of log p at z = -15 ONNX Runtime is off by 0.25).
+    """
+    ops = torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is ops.log_sigmoid.default:
+            with graph.inserting_before(node):
+                made = node.args[0]
+                for op in (ops.neg.default, ops.softplus.default, ops.neg.default):
+                    made = graph.call_function(op, (made,))
+                    made.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(made)
+            graph.erase_node(node)
+    graph.owning_module.recompile()
 
 
 def unstack(graph: torch.fx.Graph) -> None:
