@@ -91,7 +91,8 @@ def test_any_number_of_ranks_and_any_plan_train_as_one_process_does(ranks, model
     {"balance": {"name": "metabalance"}, "clip_norm": 0.3}, {"balance": {"name": "uncertainty"}}], ids=str)
 def test_what_looks_at_gradients_sees_those_of_all_ranks(train, tmp_path):
     expected = alone(**case(tmp_path / "one", SEQUENCES, train=train, steps=25))
-    close(*together(2, case(tmp_path / "two", SEQUENCES, MIXED, train, steps=25)), expected)
+    # early on Adagrad divides a small gradient by its own size, and with it what rounding did to it
+    close(*together(2, case(tmp_path / "two", SEQUENCES, MIXED, train, steps=25)), expected, within=3e-5)
 
 
 @needs_torchrec

@@ -85,10 +85,11 @@ class Loader:
 
         def make(b: int) -> Batch:
             first, end = b * size, min((b + 1) * size, len(self.split))
-            if self.apart:
-                first, end = (first + k for k in ranks.share(end - first))
+            low, high = ranks.share(end - first) if self.apart else (0, end - first)
+            if self._order is None:
+                return pack(self.split, slice(first + low, first + high))
             # which rows is drawn; among themselves they are read in the order in which they lie in memory
-            return pack(self.split, np.sort(self._order.rows(n, first, end)) if self._order else slice(first, end))
+            return pack(self.split, np.sort(self._order.rows(n, first, end))[low:high])
 
         with ThreadPoolExecutor(1, "funnelrank-loader") as thread:      # its end waits for the batch being packed
             ahead = thread.submit(make, start)
