@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int VALUES = 256;                // of a byte
-constexpr int64_t FITS = 1 << 13;          // keys of a part that is sorted within a cache
+constexpr int64_t FITS = 1 << 16;          // keys of a part that is sorted within a cache
 constexpr int64_t FEW = 32;                // keys that are sorted by insertion
 
 template <class T>
