@@ -46,7 +46,7 @@ int main() {
             offsets[rows] += turn % 2 ? 1 : -offsets[rows] - 1;
             check(take_lists(&work) == -1, "an offset outside");
         }
-        std::vector<uint64_t> keys(turn % 50 ? random() % 1500 : 20000), scratch(keys.size());
+        std::vector<uint64_t> keys(turn % 50 ? random() % 1500 : 140000), scratch(keys.size());
         for (auto& x : keys) x = turn % 5 ? random() * 0x9E3779B97F4A7C15u : random() % 100;
         auto sorted = keys;
         std::sort(sorted.begin(), sorted.end());

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from funnelrank.data import take as taking
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.order import Order
+from funnelrank.kernels import sort_keys
 
 FLAGS = ["-std=c++17", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 need_native = pytest.mark.skipif(taking.library() is None, reason="the native library is not built")
@@ -86,6 +87,16 @@ def test_a_large_shuffle_is_the_same_without_the_library_and_leaves_no_pattern(m
     assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 0.01 and abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.01
     monkeypatch.setattr(taking, "library", lambda: None)
     np.testing.assert_array_equal(taking.shuffled(n, np.random.SeedSequence(3)), order)
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint64])
+@pytest.mark.parametrize("most", [1, 3, 300, 70_000, 2**31])
+def test_many_keys_are_sorted_however_they_are_spread(kind, most):
+    keys = np.random.default_rng(most).integers(0, most, 300_000).astype(kind)
+    keys[::7] <<= kind(most.bit_length() % 20)                    # several highest bytes, some of them of few keys
+    wanted = np.sort(keys)
+    sort_keys(keys)
+    np.testing.assert_array_equal(keys, wanted)
 
 
 # ---- orders by blocks and windows
