@@ -19,7 +19,7 @@ _LAYER = struct(n="stack width out norm relu",
                 d="momentum eps")
 _SMALL = struct(n="rows layers threads", p="x y dx layer")
 MOST_COLUMNS = 256         # of a layer on either side, as the kernel has it
-MOST_WEIGHTS = 8192        # of a layer, up to which the libraries' products take longer
+MOST_WEIGHTS = 2048        # of a layer, up to which the libraries' products take longer
 
 _kernels = True
 
