@@ -44,10 +44,10 @@ class Turns:
         began = None
         for k, batch in enumerate(self.loader.epoch(number)):
             if began is not None and (k - 1) % TURN >= SKIPPED:
-                self.took[small._kernels].append(1e3 * (time.thread_time() - began))
+                self.took[small.kernels.on].append(1e3 * (time.thread_time() - began))
             if k == self.steps:
                 raise Enough
-            small._kernels = bool(k // TURN % 2)
+            small.kernels.on = bool(k // TURN % 2)
             began = time.thread_time()
             yield batch
 

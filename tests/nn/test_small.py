@@ -138,7 +138,7 @@ def test_it_is_asked_for_small_layers_in_training_alone(monkeypatch):
         mlp(x)
     mlp.eval()
     mlp.double()(x.double())
-    with small.by_libraries():
+    with small.kernels.off():
         MLP(16, (16,))(x)
     MLP(16, (small.MOST_COLUMNS + 1,))(x)
     MLP(16, (16,), norm="layer")(x)                         # its product is small all the same

@@ -22,7 +22,7 @@ from funnelrank.models.aitm import InformationTransfer
 from funnelrank.models.hmoe import ScenarioTowers
 from funnelrank.models.pepnet import GateNU
 from funnelrank.models.ple import Level
-from funnelrank.nn.mix import in_torch
+from funnelrank.nn import mix
 from funnelrank.nn.watch import as_written
 from funnelrank.ranker import RankingModel
 
@@ -80,7 +80,7 @@ def gates_of(model: RankingModel, batch: Batch, scenarios: Sequence[str] = ()) -
             hooks.append(module.register_forward_hook(leave(name, isinstance(module, GateNU))))
     try:
         model.eval()
-        with torch.no_grad(), in_torch(), as_written(), Softmax():
+        with torch.no_grad(), mix.kernels.off(), as_written(), Softmax():
             model(batch)
     finally:
         for hook in hooks:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from funnelrank.nn.activation import Dice
 from funnelrank.nn.affine import affine
 from funnelrank.nn.norm import Norm
-from funnelrank.nn.small import Step, by_libraries, fits, small
+from funnelrank.nn.small import Step, fits, kernels, small
+from funnelrank.nn.watch import Switch
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear", "dice"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
@@ -22,19 +23,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 SMALL = 2048       # numbers of n weights together, up to which they are computed as one
 WIDE = 512         # columns of n layers together, up to which a narrow one joins their product
 LONE = 64          # columns of one of n layers, from which on each is a product of its own in a network that answers
-_blocks = True
+_blocks = Switch()
 
 
 @contextmanager
 def without_blocks() -> Iterator[None]:
-    """Within it no zeros are multiplied for speed: what is computed is what n layers have to compute."""
-    global _blocks
-    before, _blocks = _blocks, False
-    try:
-        with by_libraries():
-            yield
-    finally:
-        _blocks = before
+    """Within it no zeros are multiplied for speed: what is computed is what n layers have to compute, by torch."""
+    with _blocks.off(), kernels.off():
+        yield
 
 
 class Linear(nn.Module):
@@ -75,7 +71,7 @@ class Linear(nn.Module):
     @property
     def is_small(self) -> bool:
         """Whether one product with a matrix that is mostly zeros takes less time than n small ones."""
-        return _blocks and self.stack * self.width * self.out <= SMALL
+        return _blocks.on and self.stack * self.width * self.out <= SMALL
 
     def wide(self) -> tuple[Tensor, Tensor | None]:
         """All n as one layer [n * out, in], for an input that they share; without a stack, the layer itself."""

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from funnelrank.kernels import at, library, struct, threads
+from funnelrank.nn.watch import Switch
 
 _MIX = struct(n="rows views parts width threads", p="score x gate out g dscore dx")
 _GATE = struct(n="rows parts width threads", p="key x gate out g dkey dx", f="scale")
 _PAIRS = struct(n="rows parts width threads", p="v sum square gsum gsquare dv")
 
-
-_kernels = True
-
-
-@contextmanager
-def in_torch() -> Iterator[None]:
-    """Within it softmaxes are torch's own operations, for who watches those."""
-    global _kernels
-    before, _kernels = _kernels, False
-    try:
-        yield
-    finally:
-        _kernels = before
+kernels = Switch()                  # off, softmaxes are torch's own
 
 
 def mixture(score: Tensor, x: Tensor) -> Tensor:
@@ -50,7 +37,7 @@ def sum_and_squares(v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return (_kernels and not torch.compiler.is_compiling() and library() is not None
+    return (kernels.on and not torch.compiler.is_compiling() and library() is not None
             and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.shape[1:].numel() for t in tensors))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from funnelrank import ranks
 from funnelrank.kernels import at, library, struct, threads
+from funnelrank.nn.watch import Switch
 
 _LAYER = struct(n="stack width out norm relu",
                 p="weight bias gain shift running_mean running_var z mean rstd g dweight dbias dgain dshift",
@@ -20,19 +20,7 @@ _LAYER = struct(n="stack width out norm relu",
 _SMALL = struct(n="rows layers threads", p="x y dx layer")
 MOST_COLUMNS = 256         # of a layer on either side, as the kernel has it
 MOST_WEIGHTS = 2048        # of a layer, up to which the libraries' products take longer
-
-_kernels = True
-
-
-@contextmanager
-def by_libraries() -> Iterator[None]:
-    """Within it products are torch's own operations, for who watches those."""
-    global _kernels
-    before, _kernels = _kernels, False
-    try:
-        yield
-    finally:
-        _kernels = before
+kernels = Switch()         # off, products are torch's own
 
 
 class Step(NamedTuple):
@@ -58,7 +46,7 @@ class Step(NamedTuple):
 
 def fits(x: Tensor, steps: Sequence[Step]) -> bool:
     """Whether these layers, in training, are small enough for the kernel, and it is there."""
-    if not (_kernels and steps and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not (kernels.on and steps and torch.is_grad_enabled() and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu") and library() is not None
             and x.dim() == 2 and x.device.type == "cpu" and x.dtype == torch.float32 and len(x)):
         return False
