@@ -6,7 +6,9 @@ same functions in the same order; where one is gone, the others get a TrainingEr
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,12 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_torchelastic_launched() or dist.is_initialized():
         yield
         return
+    # A thread of the group that lets go of a tensor while the interpreter ends aborts the process; threads end with the
+    # last that holds the group. These two hold it for good, as defaults of arguments, if first imported while it is
+    # there; sharded tables hold it until they are collected.
+    import torch.distributed.nn
+    import torch.distributed.optim  # noqa: F401
+    atexit.register(_collect)
     try:
         # one store outlives all restarts, and gloo would find addresses of the dead in it; launchers of several
         # machines count restarts differently, so there TORCH_DISABLE_SHARE_RDZV_TCP_STORE helps (docs/scale.md)
@@ -50,6 +58,11 @@ def joined() -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _collect() -> None:
+    for _ in range(3):                                     # what one collection closes may let go of more
+        gc.collect()
 
 
 def size() -> int:

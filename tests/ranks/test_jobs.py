@@ -186,3 +186,30 @@ def test_ranks_meet_soon_or_not_at_all_and_wait_for_each_other_long_afterwards(f
     assert launched(2, "0", what=["meet.py"]).stdout.count("met") == 2
     late = launched(2, "30", what=["meet.py"])
     assert late.returncode and "another process of this run is gone" in late.stderr
+
+
+@needs_torchrec
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are named by Linux alone")
+def test_no_thread_of_the_group_outlives_a_job(folder):
+    """One that lets go of a tensor while the interpreter ends aborts the process, once in some dozen jobs."""
+    (folder / "end.py").write_text("""
+import atexit, os
+from pathlib import Path
+from funnelrank.cli import main
+
+def tell():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    Path("left-" + os.environ["RANK"]).write_text(str([name for name in names if "gloo" in name]))
+
+atexit.register(tell)
+raise SystemExit(main())
+""")
+    plan = {"train__epochs": 1, "embedding__sharding__row_wise_from": 0}
+    for out, more, code in (("well", {}, 0), ("badly", {"train__optimiser__lr": 1e30}, 1)):
+        run = launched(2, *words(out, **plan, **more), what=["end.py"])
+        assert run.returncode == code and (code == 0 or "not finite" in run.stderr), run.stderr
+        left = [*folder.glob("left-*")]                    # a launcher may end one rank when the other has failed
+        assert len(left) == 2 or code and left
+        assert {path.read_text() for path in left} == {"[]"}
+        for path in left:
+            path.unlink()
