@@ -146,7 +146,8 @@ def _train(config: Config, report: Report, fresh: bool, profile: bool, continue_
         if not goes_on and ranks.first():
             record.begin_anew()
             if standing.found:
-                record({"event": "anew", "folder": str(folder), "changed": standing.changed()})
+                record({"event": "anew", "folder": str(folder), "changed": standing.changed(),
+                        "artefact": (folder / "artefact").exists()})
         encoder, splits = _encoded(config, data, record, old)
         model = build(config, encoder, splits, record)
         start = continued = None

@@ -114,8 +114,8 @@ class Console:
                            "going on with a run that had no checkpoint yet")
             case "anew":
                 why = f" ({'; '.join(event['changed'][:3])})" if event["changed"] else ""
-                self._line(f"{event['folder']}: beginning anew{why}; the artefact that is there stays until this run "
-                           "ends")
+                kept = "; the artefact that is there stays until this run ends" if event["artefact"] else ""
+                self._line(f"{event['folder']}: beginning anew{why}{kept}")
             case "skipped":
                 self._line(f"{event['split']}: left out {event['words']}; first: {printable(event['samples'][0])}")
             case "disk" if event["bytes"] > min(self.MUCH, event["free"] / 10):

@@ -130,5 +130,12 @@ def test_replay_of_a_step_sees_its_losses(log, tmp_path, monkeypatch):
     for step in (1, 9, 30):
         said = next(e["loss"] for e in events if e["event"] == "step" and e["step"] == step)
         assert again.replay(tmp_path / "run", step).losses == said
-    with pytest.raises(TrainingError, match="the run has 30 steps|name one of them"):
-        again.replay(tmp_path / "run", 10**6)
+    with pytest.raises(TrainingError, match="step 31: the run has 30 steps; name one of them"):
+        again.replay(tmp_path / "run", 31)
+
+
+def test_replay_knows_the_steps_of_a_run_that_ends_within_an_epoch(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(api.report_of, "page", lambda run: "<html>")
+    api.train(run_config(log, tmp_path / "run", "train.steps=4"))
+    with pytest.raises(TrainingError, match="step 5: the run has 4 steps"):
+        again.replay(tmp_path / "run", 5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from funnelrank import ConfigError, TrainingError, api, durable, flow, load_config
+from funnelrank import ConfigError, DataError, TrainingError, api, durable, flow, load_config
 from funnelrank.simulate import simulate
 from funnelrank.train.checkpoint import load_checkpoint, save_checkpoint
 from funnelrank.train.events import Recorder
@@ -143,11 +143,22 @@ def test_an_unfinished_run_of_another_config_or_data_is_not_replaced(log, tmp_pa
     assert run.ranker.about["seed"] == 1 and run.ranker.about["resumed"] == []
 
 
+def test_a_run_that_stopped_before_its_first_checkpoint_may_be_given_again_otherwise(log, tmp_path):
+    wrong = config(log, tmp_path / "run", "features.scenario=number")          # its values are texts
+    with pytest.raises(DataError, match="holds 's0'|is text"):
+        api.train(wrong)
+    events = []
+    api.train(config(log, tmp_path / "run"), report=events.append)
+    assert events[0]["event"] == "anew" and not events[0]["artefact"]
+    assert "features.scenario" in events[0]["changed"][0] and (tmp_path / "run/artefact").exists()
+
+
 def test_a_finished_run_of_another_config_is_replaced_and_said(log, tmp_path):
     api.train(config(log, tmp_path / "run"))
     events = []
     api.train(config(log, tmp_path / "run", "train.seed=1", "train.checkpoint_every=5"), report=events.append)
     assert events[0]["event"] == "anew" and events[0]["changed"] == ["train.seed was 0, now 1"]
+    assert events[0]["artefact"]
 
 
 def test_two_runs_into_one_folder_the_second_is_refused(log, tmp_path):

@@ -30,7 +30,7 @@ import torch
 
 from funnelrank import own_parts
 from funnelrank.config import Config, plain
-from funnelrank.durable import flush_names, replace_file, write_failure
+from funnelrank.durable import find_folder, flush_names, replace_file, write_failure
 from funnelrank.errors import ArtefactError, ConfigError, TrainingError
 from funnelrank.sealed import read_json, to_json
 from funnelrank.train.checkpoint import discard_checkpoints
@@ -77,10 +77,12 @@ class Standing:
     def begin(self, fresh: bool = False) -> bool:
         """Whether the run that is there is gone on with; otherwise nothing is left of it but what a finished run gave.
 
-        Raises ConfigError for a run of another config or data, or from another run, that has not ended, unless `fresh`.
+        Raises ConfigError for a run of another config or data, or from another run, that has not ended, unless `fresh`,
+        or unless it left no checkpoint: one that stopped at its rows is mended in the config and given again.
         """
         changed, state = self.changed(), self.found and self.found["state"]
-        if not fresh and state == "running" and changed:
+        trained = find_folder(self.folder / "checkpoints" / "last") is not None
+        if not fresh and state == "running" and changed and trained:
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise ConfigError(f"train.out: {self.folder} holds a run that has not finished, of another config or data "
                               f"({shown}); end that one first, choose another folder, or begin anew with --fresh")

@@ -330,6 +330,8 @@ class Trainer:
         if found and found[1]["step"] < step:
             self._resume(batches)
         epochs, total = self._length(len(batches))
+        if total is not None and step > total:
+            raise TrainingError(f"step {step}: the run has {total} steps; name one of them")
         first = self.epoch
         for self.epoch in range(first, epochs):
             done = self.position and self.position["epoch"] > self.epoch
