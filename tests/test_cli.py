@@ -322,6 +322,9 @@ def test_predict_writes_named_columns_beside_those_to_keep(capsys, log, run, tmp
     assert "no column 'nope'" in refused(capsys, "predict", run, "test.parquet", "--out", tmp_path / "x.parquet",
                                          "--keep", "nope")
     assert not (tmp_path / "x.parquet").exists()
+    assert "ends in .csv, and scores are written as parquet" in refused(capsys, "predict", run, "test.parquet", "--out",
+                                                                        "s.csv")
+    assert refused(capsys, "predict", run, "tset.parquet", "--out", "s.parquet").startswith("rows: no file or folder")
 
 
 def test_scores_never_replace_the_rows_they_are_of(capsys, log, run, tmp_path):

@@ -271,7 +271,7 @@ def test_an_edit_takes_the_place_of_a_fault_in_the_file(file):
 @pytest.mark.parametrize("text, said", [
     ("", "demo.yaml: is empty"), ("# only a comment\n", "is empty"), ("- a\n- b\n", "is no mapping"),
     ("5", "is no mapping"),
-    (b"\xff\xfe", "byte 0 is not UTF-8"), ("a: \x00", "control character"), ("a: [1, 2\n", "not YAML"),
+    (b"\xff\xfe", "byte 0 is not UTF-8"), ("a: \x00", "control character"), ("a: [1, 2\n", "a bracket is not closed"),
     ("data:\n\ttrain: x\n", "demo.yaml:2:1: not YAML: found character '\\t' that cannot start any token; indent with"),
     ("a: b: c\n", "demo.yaml:1:5: not YAML: mapping values are not allowed here"),
     ("a: 1\n---\nb: 2\n", "second document"),

@@ -56,6 +56,7 @@ def test_seeds_comparison_and_leaderboard(shop, monkeypatch, capsys):
     (["compare", "nowhere", "log"], "nowhere: there is no such folder"),
     (["compare", "log", "log"], "log: keeps no scores of its test rows"),
     (["leaderboard", "log"], "no finished run"),
+    (["leaderboard", "runs"], "name the runs in it, as runs/*"),
     (["train", "shop.yaml", "--seeds", "1"], "seeds: 1 asked for"),
 ])
 def test_what_cannot_be_done_is_one_sentence(shop, monkeypatch, capsys, words, said):

@@ -88,6 +88,7 @@ EXPORTED_ROWS = 512          # run through a graph
 KNOWN_OF_SERVED = ("model", "reading", "seed", "started", "encoder", "versions")     # of `about`, in a folder to serve
 LOOKED_AT = 4096             # rows of the last split that gates are looked at on
 COUNTED = 256                # rows that multiply-adds are counted on
+NOT_PARQUET = (".csv", ".tsv", ".json", ".jsonl", ".arrow", ".feather", ".ipc", ".gz")     # what names of files promise
 
 
 @dataclass
@@ -544,7 +545,7 @@ class Ranker:
         if isinstance(rows, Source):
             return rows
         if rows is not None:
-            return open_source(rows, by_hand(data), split)
+            return open_source(rows, by_hand(data), split, "rows")
         if getattr(data, split) is None:
             raise ConfigError(f"data.{split}: the config names no rows for this split; name them")
         return open_source(getattr(data, split), data, split)
@@ -586,6 +587,9 @@ def predict(artefact: str | Path, rows: Any, out: str | Path, *, keep: list[str]
     """Score rows into a parquet file, part by part; the file appears when it is complete. Returns the rows written.
 
     `events`: event logs by name, as in Ranker.predict."""
+    if (other := Path(out).suffix.lower()) in NOT_PARQUET:
+        raise ConfigError(f"out: {out} ends in {other}, and scores are written as parquet; name a file that ends in "
+                          ".parquet")
     ranker = Ranker.load(artefact, allow_code)
     source = ranker._source(rows, "test")
     if os.path.realpath(out) in source.paths:

@@ -248,6 +248,6 @@ def _sentence(error: YAMLError, text: str, name: str) -> str:
         hint = "; is this line indented too far, or does a value hold ': ' and need quotes?"
     elif here[:1] in "%@`" and here:
         hint = f"; quote a value that begins with {here[0]}"
-    elif "found" in problem and "end" in problem:
+    elif ("found" in problem and "end" in problem) or "<stream end>" in problem:
         hint = "; a quote or a bracket is not closed"
     return f"{name}:{mark.line + 1}:{mark.column + 1}: not YAML: {problem}{hint}"

@@ -111,7 +111,9 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     try:
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ArtefactError(f"{folder}: has no readable metrics.json, so it is no finished run") from None
+        raise ArtefactError(f"{folder}: has no readable metrics.json, so it is no finished run"
+                            + (f"; name the runs in it, as {folder}/*" if any(folder.glob("*/metrics.json")) else "")
+                            ) from None
 
 
 def _names(folders: Sequence[str | Path]) -> list[str]:

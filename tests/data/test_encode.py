@@ -166,7 +166,8 @@ def test_number_columns_of_any_type(values, seen):
 
 def test_texts_and_lists_are_no_numbers():
     encoder = fit({"p": "number"}, {"p": [1.0]})
-    with pytest.raises(DataError, match="^day 2: column 'p' is text and holds 'cheap'; the schema says number$"):
+    with pytest.raises(DataError, match="^day 2: column 'p' is text and holds 'cheap'; the schema says number; mend "
+                                         "the column, or give the feature the kind that it is of, such as id$"):
         encoder.encode(table({"p": ["1", "cheap", "dear"]}), "day 2")
     with pytest.raises(DataError, match="column 'p' is list.*the schema says number"):
         encoder.encode(table({"p": [[1.0]]}), "day 2")

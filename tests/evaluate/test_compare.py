@@ -77,8 +77,11 @@ def test_a_better_model_is_shown_to_be_better(tmp_path):
     assert auc["low"] > 0 and auc["p"] <= auc["p_corrected"] < 0.05
     assert auc["difference"] == pytest.approx(auc["value"] - auc["base_value"])
     assert row(found, None)["better"] == "b" and row(found, "buy", "auc", "home")["rows"] > 0
-    assert any(s.startswith("Shown: b is better than a in auc of click, by") for s in words(found))
+    sentence = next(s for s in words(found) if s.startswith("Shown: b is better than a in auc of click, by"))
+    ends = f"{auc['difference']:.4f} (95 %: {auc['low']:.4f} to {auc['high']:.4f};"
+    assert ends in sentence
     back = contest(tmp_path / "back", [said(0.0)], [said(1.0)])
+    assert any(s.startswith("Shown: a is better than b in auc of click") and ends in s for s in words(back))
     assert row(back, "click")["better"] == "a" and row(back, "click")["difference"] == -auc["difference"]
     assert row(back, "click")["error"] == pytest.approx(auc["error"])
 
@@ -195,6 +198,8 @@ def test_a_leaderboard_has_the_best_first():
         ["3", "c", "-", "-", "-", "-"]]
     with pytest.raises(ConfigError, match="none of .* has 'test/buy/auc'"):
         seeds.leaderboard(runs, "test/buy/auc")
+    with pytest.raises(ConfigError, match="did you mean 'test/click/auc'"):
+        seeds.leaderboard(runs, "test/clik/auc")
     with pytest.raises(ConfigError, match="is no metric's name"):
         seeds.leaderboard(runs, "auc")
 

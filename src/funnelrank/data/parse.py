@@ -17,6 +17,7 @@ from funnelrank.data.vocab import Family, map_as_list, nulls, to_family
 from funnelrank.errors import DataError
 
 MICROSECONDS = 1e6           # in a second
+MENDED = "; mend the column, or give the feature the kind that it is of, such as id"
 
 
 class Values(NamedTuple):
@@ -94,7 +95,7 @@ def numbers(column: pa.Array, where: str) -> np.ndarray:
         column = _spelt(column, where)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
               or pa.types.is_null(kind)):
-        raise DataError(f"{where} is {kind}; the schema says number")
+        raise DataError(f"{where} is {kind}; the schema says number{MENDED}")
     values = column.cast(pa.float64(), safe=False)
     null = nulls(values) if values.null_count else None
     values = zero_for_null(values).to_numpy()
@@ -237,7 +238,7 @@ def _spelt(column: pa.Array, where: str) -> pa.Array:
         return texts.cast(pa.float64())
     except pa.ArrowInvalid:
         first = next((text for text in pc.unique(texts).to_pylist() if text and not _spells_number(text)), "?")
-        raise DataError(f"{where} is text and holds '{first}'; the schema says number") from None
+        raise DataError(f"{where} is text and holds '{first}'; the schema says number{MENDED}") from None
 
 
 def _spells_number(text: str) -> bool:

@@ -60,22 +60,23 @@ def _is_local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def find_files(paths: list[str], data: Data, split: str) -> list[Place]:
-    """Every file that the paths name, each once, folders and globs in the order of their names."""
+def find_files(paths: list[str], data: Data, where: str) -> list[Place]:
+    """Every file that the paths name, each once, folders and globs in the order of their names. `where` begins the
+    sentence of an error, as data.train."""
     places: dict[str, Place] = {}
     for written in paths:
-        with reading(f"data.{split}: '{written}'"):
-            found = _expand(written, data, split)
+        with reading(f"{where}: '{written}'"):
+            found = _expand(written, data, where)
         for place in found:
             if place.path in places:
-                raise DataError(f"data.{split}: {place.name} is named twice; its rows would count double")
+                raise DataError(f"{where}: {place.name} is named twice; its rows would count double")
             places[place.path] = place
     return list(places.values())
 
 
-def _expand(written: str, data: Data, split: str) -> list[Place]:
+def _expand(written: str, data: Data, where: str) -> list[Place]:
     if not written.strip():
-        raise ConfigError(f"data.{split}: '{written}' is no path; name a file, a folder or a glob")
+        raise ConfigError(f"{where}: '{written}' is no path; name a file, a folder or a glob")
     home, written = data.dir or os.getcwd(), os.path.expanduser(written)
     full = written if "://" in written or os.path.isabs(written) else f"{home.rstrip('/')}/{written}"
     full = full if "://" in full else os.path.abspath(full)
@@ -83,17 +84,17 @@ def _expand(written: str, data: Data, split: str) -> list[Place]:
         fs, path = fsspec.core.url_to_fs(full)
         root = fsspec.core.url_to_fs(home if "://" in home else os.path.abspath(home))[1]
     except (ImportError, ValueError) as e:
-        raise ConfigError(f"data.{split}: '{written}' cannot be opened: {sentence(e)}") from e
+        raise ConfigError(f"{where}: '{written}' cannot be opened: {sentence(e)}") from e
     if fs.isfile(path):
-        return [_place(fs, path, root, data.format, f"data.{split}")]
+        return [_place(fs, path, root, data.format, where)]
     if fs.isdir(path):
         hits = [path]
     elif not any(c in written for c in "*?["):
         if _is_local(fs) and os.path.lexists(path):
-            raise DataError(f"data.{split}: '{written}' is no plain file, or a link to nothing; name a file")
-        raise DataError(f"data.{split}: no file or folder '{_short(written)}'{_siblings(fs, path)}")
+            raise DataError(f"{where}: '{written}' is no plain file, or a link to nothing; name a file")
+        raise DataError(f"{where}: no file or folder '{_short(written)}'{_siblings(fs, path)}")
     elif not (hits := sorted(fs.glob(path))):
-        raise DataError(f"data.{split}: no file matches '{written}'{_siblings(fs, path)}")
+        raise DataError(f"{where}: no file matches '{written}'{_siblings(fs, path)}")
     inside = sorted({f for hit in hits for f in (fs.find(hit) if fs.isdir(hit) else [hit])
                      if not _hidden(f[len(hit):] or os.path.basename(f))})
     formats = {f: _format(f) for f in inside}
@@ -101,21 +102,22 @@ def _expand(written: str, data: Data, split: str) -> list[Place]:
     if data.format and not kept:
         kept = [f for f in inside if not formats[f]]
     if not inside:
-        raise DataError(f"data.{split}: '{written}' holds no files")
+        raise DataError(f"{where}: '{written}' holds no files")
     if not kept:
-        raise DataError(f"data.{split}: '{written}' holds no data files"
+        raise DataError(f"{where}: '{written}' holds no data files"
                         + (f" of format {data.format}" if data.format else "")
                         + f"; it holds {listing(os.path.basename(f) for f in inside)}")
     if len(kinds := sorted({formats[f] for f in kept if formats[f]})) > 1:
-        raise DataError(f"data.{split}: '{written}' holds {listing(kinds)} files; say which with data.format")
-    return [_place(fs, f, root, data.format, f"data.{split}") for f in kept]
+        raise DataError(f"{where}: '{written}' holds {listing(kinds)} files; say which with data.format")
+    return [_place(fs, f, root, data.format, where) for f in kept]
 
 
 def _place(fs: Any, path: str, root: str, format: str | None, where: str) -> Place:
     root = root.rstrip("/") + "/"
     name = path[len(root):] if path.startswith(root) else path if _is_local(fs) else fs.unstrip_protocol(path)
     if (format := format or _format(path)) is None:
-        raise DataError(f"{where}: {name} has no suffix that tells its format; rename it, or set data.format")
+        raise DataError(f"{where}: {name} has no suffix that tells its format; rename it, or set "
+                        "data.format to parquet, csv or arrow")
     pairs = [p.partition("=") for p in name.split("/")[:-1] if "=" in p]
     partition = {unquote(k): None if v == "__HIVE_DEFAULT_PARTITION__" else unquote(v) for k, _, v in pairs if k}
     return Place(fs, path, name, format, partition)

@@ -34,23 +34,24 @@ COPIES = 2                    # units of such a share that fit beside each other
 MOST_ROWS = 10**11            # of one row group; a footer that says more is not believed
 
 
-def open_source(rows: Any, data: Data, split: str) -> "Source":
+def open_source(rows: Any, data: Data, split: str, where: str | None = None) -> "Source":
     """The rows of one split, opened and checked but not read.
 
     `rows` is a path, a glob, a folder, an fsspec URL or a list of these, relative paths starting at data.dir; or a
-    pyarrow table or record batch, or a pandas or polars frame. `split` names them in errors, as data.<split>.
+    pyarrow table or record batch, or a pandas or polars frame. Errors begin with `where`, by default data.<split>.
     Raises DataError for files that are missing, empty, damaged, or that disagree; ConfigError for what cannot be rows.
     """
+    where = where or f"data.{split}"
     if rows is None or (isinstance(rows, list | tuple) and not rows):
-        raise ConfigError(f"data.{split}: no rows are given; name a file, a folder or a glob")
+        raise ConfigError(f"{where}: no rows are given; name a file, a folder or a glob")
     paths = [os.fspath(r) if isinstance(r, os.PathLike) else r
              for r in (rows if isinstance(rows, list | tuple) else [rows])]
     if not all(isinstance(p, str) for p in paths):
-        name = f"the table given as data.{split}"
-        files: list[Any] = [TableRows(name, as_table(rows, f"data.{split}"))]
+        name = f"the table given as {where}"
+        files: list[Any] = [TableRows(name, as_table(rows, where))]
         return Source(split, files, data)
     files, types, width, skipped = [], {}, 0, Skipped()
-    places = find_files(paths, data, split)
+    places = find_files(paths, data, where)
     for place in places:
         try:
             with reading(place.name):
@@ -70,7 +71,7 @@ def open_source(rows: Any, data: Data, split: str) -> "Source":
                 raise
             skipped.file(error)
     if not files:
-        raise DataError(f"data.{split}: none of the {len(places)} files can be read, and data.on_error is skip; the "
+        raise DataError(f"{where}: none of the {len(places)} files can be read, and data.on_error is skip; the "
                         f"first sentence: {skipped.samples[0]}")
     return Source(split, files, data, skipped)
 

@@ -104,7 +104,8 @@ def words(comparison: Comparison) -> list[str]:
         elif r["better"]:
             worse = comparison.base if r["better"] == r["run"] else r["run"]
             said.append(f"Shown: {r['better']} is better than {worse} in {r['metric']} of {task}{place}, by "
-                        f"{abs(r['difference']):.4f} ({_ends(r)}; p {_p(r['p_corrected'])} after correction).")
+                        f"{abs(r['difference']):.4f} ({_ends(r, signed=False)}; p {_p(r['p_corrected'])} after "
+                        "correction).")
         elif r["scenario"] is None:
             said.append(f"Not shown: any difference of {r['run']} from {comparison.base} in {r['metric']} of {task} "
                         f"({r['difference']:+.4f}, {_ends(r)}; p {_p(r['p_corrected'])}). This is no proof that they "
@@ -257,8 +258,13 @@ def _notes(contestants: Sequence[Contestant], evaluate: Any, tasks: Sequence[str
     return notes
 
 
-def _ends(row: dict[str, Any]) -> str:
-    return f"95 %: {row['low']:+.4f} to {row['high']:+.4f}"
+def _ends(row: dict[str, Any], signed: bool = True) -> str:
+    """The interval of a difference; not `signed`: of by how much the better one is better."""
+    low, high = row["low"], row["high"]
+    if signed:
+        return f"95 %: {low:+.4f} to {high:+.4f}"
+    low, high = sorted((low, high) if row["difference"] > 0 else (-low, -high))
+    return f"95 %: {low:.4f} to {high:.4f}"
 
 
 def _figure(value: float | None) -> str:

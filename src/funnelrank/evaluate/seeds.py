@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from funnelrank.errors import ConfigError, listing
+from funnelrank.errors import ConfigError, did_you_mean, listing
 from funnelrank.evaluate.table import Shown, direction, is_fact
 
 SHOWN = ("auc", "gauc", "gauc_frozen", "logloss", "pcoc", "ece", "rmse")
@@ -76,7 +76,9 @@ def leaderboard(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], metri
             split, task, None, name)]
         lines.append((run, found[0] if found else None))
     if not any(r for _, r in lines):
-        raise ConfigError(f"metric: none of {listing(runs)} has '{metric}'")
+        there = {"/".join(filter(None, (r["split"], r["task"], r["metric"]))) for all_seeds in runs.values()
+                 for rows in all_seeds for r in rows if r["scenario"] is None}
+        raise ConfigError(f"metric: none of {listing(runs)} has '{metric}'{did_you_mean(metric, sorted(there))}")
     key = lambda line: math.inf if line[1] is None or line[1]["mean"] is None else -way * line[1]["mean"]
     table = [[str(i), run, *(["-"] * 4 if r is None or r["mean"] is None else [
         f"{r['mean']:.4f}", f"+-{r['half']:.4f}" if r["half"] is not None else "-",
