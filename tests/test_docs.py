@@ -9,7 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cyclopts import CycloptsError
+from ruamel.yaml import YAML
 
+import funnelrank as fr
 from funnelrank import cli, reference, settings
 from funnelrank.config import load
 from funnelrank.evaluate import table
@@ -158,8 +161,76 @@ def anchors(page: Path) -> set[str]:
             for h in re.findall(r"^#+ (.*)$", page.read_text(), re.M)}
 
 
+def test_the_readme_leads_to_every_page():
+    led = set(re.findall(r"\]\((docs/[\w/]+\.md)", (ROOT / "README.md").read_text()))
+    pages = {by_name(page) for page in PAGES[1:]}
+    assert pages <= led, pages - led
+
+
 def test_metrics_page_names_every_metric():
     text = (ROOT / "docs" / "metrics.md").read_text()
     known = {*table.BINARY, *table.OTHER, "auc_oracle", "logloss_oracle", "pcoc_oracle"}
     assert all(f"`{m}`" in text for m in known)
     assert all(f"`{c}`" in text for c in table.COLUMNS if c != "metric")
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, line) of every funnelrank command that stands in a fenced block, whatever starts it."""
+    found = []
+    for page in PAGES:
+        for text in blocks(page, ""):
+            joined = text.replace("\\\n", " ").splitlines()
+            found += [(by_name(page), part) for line in joined for part in line.split("&&")
+                      if re.match(r"\s*(torchrun .* -m )?funnelrank \S", part)]
+    return found
+
+
+def test_commands_of_the_pages_can_be_typed():
+    """As they stand: a shell drops what is behind '#', and nothing else."""
+    assert len(commands()) > 40
+    for page, line in commands():
+        words = shlex.split(line, comments=True)
+        try:
+            cli.app.parse_args(words[words.index("funnelrank") + 1:], exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            raise AssertionError(f"{page}: {line}: {error}") from error
+
+
+def test_commands_within_sentences_exist():
+    known = {name for name in cli.app if not name.startswith("-")}
+    for page in PAGES:
+        for text in re.findall(r"`funnelrank ([^`]+)`", page.read_text()):
+            command, *words = text.split()
+            if not command.startswith("-"):
+                assert command in known, f"{by_name(page)}: {text}"
+                options = {name for a in cli.app[command].assemble_argument_collection() for name in a.names}
+                left = {w for w in words if w.startswith("--")} - options - {"--help"}
+                assert not left, f"{by_name(page)}: {text}: {left}"
+
+
+BASE = """
+data: {train: train.parquet, valid: valid.parquet, scenario: tab, user: user_id, time: time,
+       tables: {items: {path: i, key: item_id}}, events: {log: {path: l}}}
+features: {item_id: id, tab: id, device: id, brand: {column: items.brand}, price: number,
+           viewed: {kind: sequence, column: viewed_item_ids, space: item_id},
+           bought: {kind: sequence, column: bought_item_ids, space: item_id}}
+tasks: {click: {}, cart: {after: click}, buy: {after: cart}}
+model: shared_bottom
+"""
+
+
+ELSEWHERE = ("deploy.md", "own_models.md")     # of Kubernetes; with code beside it, which test_own_parts.py runs
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name != "models" and p.name not in ELSEWHERE
+                                  and blocks(p, "yaml")], ids=by_name)
+def test_yaml_of_the_pages_is_a_config(page):
+    """Each block: whole sections in place of those of a plain config, data and features beside its own."""
+    for number, text in enumerate(blocks(page, "yaml"), 1):
+        here, base = (YAML(typ="safe").load(t) for t in (text, BASE))
+        if not set(here) <= set(settings.Settings.model_fields):
+            here = {"features": base["features"] | here}
+        try:
+            load(base | here | {"data": base["data"] | here.get("data", {})})
+        except fr.ConfigError as error:
+            raise AssertionError(f"{by_name(page)}, block {number}: {error}") from error
