@@ -129,6 +129,7 @@ def test_an_artefact_of_another_version_is_refused_in_one_sentence(run, tmp_path
 
 def test_predictions_are_named_by_task_and_by_step(run, log):
     said = run.ranker.predict(log / "test.parquet", keep=["user_id"])
+    assert run.ranker.predict(log / "test.parquet", keep="user_id").equals(said)        # no column 'u', 's', 'e', 'r'
     assert said.column_names == ["user_id", "click", "cart", "cart|click", "buy", "buy|cart", "like"]
     rows = pq.read_table(log / "test.parquet")
     assert said.num_rows == rows.num_rows and said["user_id"].equals(rows["user_id"])
@@ -263,3 +264,9 @@ def test_an_unfinished_run_is_called_one(tmp_path):
     (tmp_path / "events.jsonl").write_text("")
     with pytest.raises(ArtefactError, match="has not finished"):
         Ranker.load(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_said_before_any_row_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="^train.device: 'cuda:99' cannot be used here"):
+        api.train(funnelrank.load_config(CONFIG, [f"data.dir={tmp_path / 'nowhere'}", f"train.out={tmp_path / 'run'}",
+                                                  "train.device=cuda:99"]))

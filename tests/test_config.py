@@ -59,6 +59,17 @@ def test_an_edit_with_line_ends_is_told_in_one_line(file):
         assert all(m.isprintable() for m in told(file(GOOD), edit)), edit
 
 
+@pytest.mark.parametrize("edit, said", [
+    ("train.optimiser=adam", "train.optimiser: found 'adam'; must be a mapping with the keys name, lr, betas, eps, l2"),
+    ("calibrate=platt", "calibrate: found 'platt'; must be a mapping with the keys method, by"),
+    ("data.delimiter=;", "data.delimiter: unknown key here; 'delimiter' is a key of 'csv'"),
+    ("model.hidden=[8]", "model.hidden: unknown key here; 'hidden' is a key of 'prepare', 'represent', 'transfer'"),
+    ("model.experts=8", "model.experts: unknown key here; 'experts' is a key of 'represent'"),
+])
+def test_a_value_or_key_that_stands_one_level_off_is_told_where_it_goes(file, edit, said):
+    assert any(said in m for m in faults(file(GOOD), edit))
+
+
 # ---- what a good config becomes
 
 def test_a_short_config_is_filled_with_every_default(file):
@@ -354,6 +365,7 @@ def test_what_no_run_can_honour_is_refused(file, sets, said):
     (["train.schedule.final=.1"], "a constant schedule has no end value"),
     (["embedding.optimiser.betas=[.5, .9]"], "adagrad has no betas"),
     (["features.shown=id", "data.time=t"], "data.time: only orders"),
+    (["features.shown.space=itme"], "no other feature is of the space 'itme', so nothing is shared (did you mean"),
 ])
 def test_what_has_no_effect_is_noted(file, sets, said):
     c = config.load(file(GOOD), sets)

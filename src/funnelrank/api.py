@@ -58,6 +58,7 @@ from funnelrank.flow import (
     cache_of,
     calibrate,
     cold_columns,
+    device_of,
     encode,
     encode_as_rank,
     fit,
@@ -136,6 +137,7 @@ def _train(config: Config, report: Report, fresh: bool, profile: bool, continue_
     with (Recorder(folder / "events.jsonl", events, report, trackers) if ranks.first()
           else nullcontext(silent)) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
+        device_of(config.settings.train)
         before = before_of(continue_from, config, anew) if continue_from else None
         data = open_data(config, record, **given)
         standing = Standing(folder, config, data.fingerprint(), before and before.mark)
@@ -425,6 +427,7 @@ class Ranker:
     def predict_parts(self, rows: Any, keep: list[str] | tuple[str, ...] = (),
                       report: Report = silent, events: Mapping[str, Any] | None = None) -> Iterator[pa.Table]:
         """`predict`, a bounded part of the rows at a time, in their order."""
+        keep = [keep] if isinstance(keep, str) else keep
         source = self._source(rows, "test")
         self._fitted().require(source, labels=False)
         if missing := [c for c in keep if c not in source.columns.names]:

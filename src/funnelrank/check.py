@@ -6,6 +6,7 @@
 Each is 'dotted.key: what was found; what would do'. Neither reads data (data/verify.py does) nor imports torch.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def refusals(settings: Settings, schema: Schema, shipped: Mapping[str, Any]) -> 
 def notes(settings: Settings, schema: Schema) -> list[str]:
     """What has no effect, or less than it seems."""
     return [*_funnel(settings, schema), *_groups(settings), *_embedding(settings), *unread(settings, schema),
-            *_columns(settings, schema), *_training(settings)]
+            *_columns(settings, schema), *_lonely(settings, schema), *_training(settings)]
 
 
 def calibrator_acts(reading: str, tasks: Mapping[str, Any]) -> bool:
@@ -276,6 +277,15 @@ def unread(settings: Settings, schema: Schema) -> Iterator[str]:
         if name not in seen and feature.role not in asked and name not in used:
             yield (f"features.{name}: the model reads only {listing(sorted(asked))}, and this feature is in none of "
                    "them; remove it, or put it into a group")
+
+
+def _lonely(settings: Settings, schema: Schema) -> Iterator[str]:
+    """An id space that one feature alone names, and whose name is nearly that of another: a slip costs all sharing."""
+    members = Counter(f.space for f in schema.features.values() if getattr(f, "space", None))
+    for name, feature in settings.features.columns.items():
+        said = getattr(feature, "space", None)
+        if said and members[said] == 1 and (near := did_you_mean(said, set(members) - {said, name})):
+            yield f"features.{name}.space: no other feature is of the space '{said}', so nothing is shared{near}"
 
 
 def _columns(settings: Settings, schema: Schema) -> Iterator[str]:

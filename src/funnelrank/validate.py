@@ -117,12 +117,19 @@ def _list(value: list, schema: Mapping, root: Mapping, path: Path) -> Iterator[F
 
 
 def _unknown(key: Any, known: Mapping, root: Mapping) -> str:
+    of = lambda keys: [section for section, inner in known.items() if key in keys(inner)]
+    if sections := of(lambda inner: follow(inner, root).get("properties", ())) or of(lambda inner: _keys(inner, root)):
+        return f"unknown key here; '{key}' is a key of {_choices(sections)}"
     if near := did_you_mean(key, known):
         return "unknown key" + near
-    for section, inner in known.items():
-        if key in follow(inner, root).get("properties", {}):
-            return f"unknown key here; '{key}' is a key of '{section}'"
     return f"unknown key; keys here are {', '.join(known)}"
+
+
+def _keys(schema: Mapping, root: Mapping) -> set[str]:
+    """Those of a section, in any of its forms."""
+    schema = follow(schema, root)
+    forms = (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+    return set(schema.get("properties", ())).union(*(_keys(form, root) for form in forms))
 
 
 def _near(value: Any, words: Iterable[Any]) -> str:
@@ -209,6 +216,8 @@ def expected(schema: Mapping, root: Mapping, plural: bool = False) -> str:
         return f"{NOUN[kind][plural]} with {schema.get('description', 'the form ' + schema['pattern'])}"
     if kind == "string" and schema.get("minLength"):
         return f"{NOUN[kind][plural]} that {'are' if plural else 'is'} not empty"
+    if kind == "object" and not plural and schema.get("properties") and schema.get("additionalProperties") is False:
+        return f"{NOUN[kind][False]} with the keys {', '.join(schema['properties'])}"
     bounds = [f"{word} {_plain(schema[key])}" for key, word in (
         ("minimum", "of at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"),
         ("exclusiveMaximum", "below")) if key in schema]

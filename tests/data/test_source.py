@@ -315,7 +315,7 @@ def test_files_without_rows_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("rows, says", [
     (None, "data.train: no rows are given"), ("", "'' is no path; name a file"),
-    ([], "no rows are given"), (5, "a int is no table"),
+    ([], "no rows are given"), (5, "found int, which is no table"),
     ([LOG], "a list may hold paths only"), (pl.LazyFrame({"a": [1]}), "call .collect\\(\\) first")])
 def test_what_cannot_be_rows_is_the_configs_fault(rows, says):
     with pytest.raises(ConfigError, match=says):

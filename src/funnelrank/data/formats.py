@@ -162,8 +162,9 @@ def as_table(rows: Any, where: str) -> pa.Table:
             return pa.table(rows)
     except (pa.ArrowException, TypeError, ValueError) as e:
         raise DataError(f"{where}: the table does not fit Arrow: {sentence(e)}") from e
-    raise ConfigError(f"{where}: a {type(rows).__name__} is no table; a path, a pyarrow table, or a pandas or polars "
-                      "frame would do" + ("; call .collect() first" if hasattr(rows, "collect") else ""))
+    raise ConfigError(f"{where}: found {type(rows).__name__}, which is no table; a path, a pyarrow table, or a "
+                      "pandas or polars frame would do"
+                      + ("; call .collect() first" if hasattr(rows, "collect") else ""))
 
 
 class Stream:
