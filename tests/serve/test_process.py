@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from serving import train
@@ -114,3 +115,19 @@ def test_a_port_that_is_taken_is_a_sentence(runs, capsys):
         port = taken.getsockname()[1]
         assert cli.main(["serve", str(runs[0]), "--port", str(port)]) == 2
     assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+
+
+def test_who_is_connected_when_it_is_told_to_stop_may_still_ask(process):
+    started, port, _ = process
+    body = json.dumps(rank_body(one_user(20, 3)))
+    new, kept = (http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(2))
+    new.connect()
+    assert ask(kept, body)[0] == 200
+    started.send_signal(signal.SIGTERM)
+    while json.loads(started.stdout.readline())["event"] != "stopping":
+        pass
+    for connection in (new, kept):
+        time.sleep(0.3)
+        assert ask(connection, body)[0] == 200
+    assert new.sock is kept.sock is None                  # both were told that it was the last answer
+    assert started.wait(30) == 0

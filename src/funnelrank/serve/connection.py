@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 15.0
 GOODBYE = 1.0
+LAST_SECONDS = 1.0        # in which who is connected may still ask, once the server stops
 
 
 class Connection(HttpToolsProtocol):
@@ -18,6 +19,7 @@ class Connection(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _bytes = 0
     _in_head = True
+    _last = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -39,6 +41,8 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._bytes = False, 0
         self._stop()
         super().on_headers_complete()
+        if self._last and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -54,8 +58,19 @@ class Connection(HttpToolsProtocol):
         return answering and not self._is_tls()
 
     def shutdown(self) -> None:
+        """A request may be on its way already: what is idle is closed a little later, or behind that answer."""
+        self._last = True
+        if self._is_idle():
+            self.loop.call_later(LAST_SECONDS, self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
         super().shutdown()
         self._goodbye()
+
+    def _is_idle(self) -> bool:
+        return self._in_head and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
