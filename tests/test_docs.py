@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 import funnelrank as fr
 from funnelrank import cli, reference, settings
-from funnelrank.config import load
+from funnelrank.config import load, shipped_schema
 from funnelrank.evaluate import table
 from funnelrank.settings import FEATURE_KINDS
 from funnelrank.simulate import simulate
@@ -217,6 +217,33 @@ features: {item_id: id, tab: id, device: id, brand: {column: items.brand}, price
 tasks: {click: {}, cart: {after: click}, buy: {after: cart}}
 model: shared_bottom
 """
+
+
+def keys_of(shape: dict, root: dict) -> list[tuple[str, dict]]:
+    """(key, what it holds) of a part of the JSON Schema, in all its forms; '*' stands for names that users give."""
+    while "$ref" in shape:
+        shape = root["$defs"][shape["$ref"].rsplit("/", 1)[-1]]
+    own = list(shape.get("properties", {}).items())
+    if isinstance(shape.get("additionalProperties"), dict):
+        own.append(("*", shape["additionalProperties"]))
+    inner = [*shape.get("anyOf", ()), *shape.get("oneOf", ()), *([shape["items"]] if "items" in shape else [])]
+    return own + [found for form in inner for found in keys_of(form, root)]
+
+
+def test_keys_that_the_pages_name_exist():
+    """`train.early_stopping.patience`, as it stands in sentences; `model.onnx` and its like are files."""
+    root, named = shipped_schema(), 0
+    files = (".md", ".py", ".html", ".json", ".db", ".onnx", ".data", ".pt2", ".safetensors")
+    for page in PAGES:
+        for text in re.findall(r"`([a-z_]+(?:\.\w+)+)[`=:\[ ]", page.read_text()):
+            first, *rest = text.split(".")
+            if first not in root["properties"] or text.endswith(files):
+                continue
+            here, named = [root["properties"][first]], named + 1
+            for key in rest:
+                here = [shape for part in here for k, shape in keys_of(part, root) if k in (key, "*")]
+                assert here, f"{by_name(page)}: no key '{text}'"
+    assert named > 100
 
 
 ELSEWHERE = ("deploy.md", "own_models.md")     # of Kubernetes; with code beside it, which test_own_parts.py runs

@@ -273,6 +273,17 @@ def test_show_has_a_line_per_task_and_scenario():
     assert lines[3][1:3] == ["empty", "-"] and lines[3][-1] == "no rows"
 
 
+def test_show_says_which_metric_a_note_is_of_where_they_differ_or_the_value_stands():
+    row = lambda metric, value, note: {c: None for c in COLUMNS} | {
+        "split": "test", "task": "buy", "metric": metric, "value": value, "note": note, "rows": 9, "positives": 0}
+    note = lambda *rows: show(rows, "test").rows[0][-1]
+    assert note(row("auc", None, "few"), row("gauc", None, "few"), row("pcoc", 1.0, None)) == "few"
+    assert note(row("auc", None, "few"), row("logloss", None, "few"), row("pcoc", None, "none")) == (
+        "auc, logloss: few; pcoc: none")
+    assert note(row("auc", 0.5, None), row("gauc", 0.5, "lists move it"), row("pcoc", 1.0, None)) == (
+        "gauc: lists move it")
+
+
 def test_show_leaves_out_columns_that_nothing_fills():
     columns, lines = show(measure("test", few(50, user=None), EVALUATE), "test")
     assert columns == ["task", "scenario", "auc", "logloss", "pcoc", "rows", "positives"]

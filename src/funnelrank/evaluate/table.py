@@ -135,13 +135,22 @@ def show(rows: Sequence[Mapping[str, Any]], split: str) -> Shown:
     for (task, scenario), line in lines.items():
         said = [_with_half(line[m]) if m in line else "" for m in columns]
         first = next(iter(line.values()))       # auc or rmse: both are of all observed rows
-        notes = dict.fromkeys(n for m in columns if m in line and (n := line[m]["note"])
-                              and not (line[m]["value"] is not None and n.endswith(NO_INTERVAL)))
         table.append([task or "mean", "all" if scenario is None else scenario, *said, f"{first['rows']:,}",
-                      "" if first["positives"] is None else f"{first['positives']:,}", "; ".join(notes)])
+                      "" if first["positives"] is None else f"{first['positives']:,}", _notes(line, columns)])
     if not any(line[-1] for line in table):
         return Shown(["task", "scenario", *columns, "rows", "positives"], [line[:-1] for line in table])
     return Shown(["task", "scenario", *columns, "rows", "positives", "note"], table)
+
+
+def _notes(line: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """What the metrics of a line note: with their names where notes differ, or where one is about a value shown."""
+    notes: dict[str, list[str]] = {}
+    for m in columns:
+        if m in line and (note := line[m]["note"]) and not (
+                line[m]["value"] is not None and note.endswith(NO_INTERVAL)):
+            notes.setdefault(note, []).append(m)
+    plain = len(notes) == 1 and all(line[m]["value"] is None for named in notes.values() for m in named)
+    return "; ".join(note if plain else f"{', '.join(named)}: {note}" for note, named in notes.items())
 
 
 def _with_half(row: Mapping[str, Any]) -> str:
