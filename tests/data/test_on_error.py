@@ -182,7 +182,7 @@ def test_lines_and_values_of_a_text_are_left_out(tmp_path):
 
 def test_a_column_of_a_wrong_kind_is_no_rows_fault(tmp_path):
     write(tmp_path, log(seen=[1.5] * ROWS))
-    with pytest.raises(DataError, match="column 'seen' is double; a bag or a sequence needs lists"):
+    with pytest.raises(DataError, match="column 'seen' is float; a bag or a sequence needs lists"):
         sifted(tmp_path)
 
 

@@ -98,7 +98,7 @@ def yaml(folder, **data) -> str:
     ({"click": [float("inf")] * 60}, "label 'click' is inf on 20 rows"),
     ({"w": [-1.0] * 60}, "row group 0: column 'w' holds -1.0 on 20 rows (first: row 0)"),
     ({"user": [0.5] * 60}, "row group 0: column 'user': holds 0.5 in 20 rows (first: row 0); ids are whole numbers"),
-    ({"seen": ["x"] * 60}, "column 'seen' is large_string; a bag or a sequence needs lists"),
+    ({"seen": ["x"] * 60}, "column 'seen' is string; a bag or a sequence needs lists"),
     ({"seen": pa.array([[("i1", 1.0)]] * 60, pa.map_(pa.string(), pa.float64()))},
      "column 'seen' maps ids to weights, and 'seen' is a sequence, which has none; make it a bag"),
     ({"price": ["x"] * 60}, "row group 0: column 'price' is text and holds 'x'"),

@@ -54,7 +54,7 @@ def test_dictionaries_and_chunks_are_decoded():
     ([2.0**60], pa.float64(), "beyond 2\\^53"),
     ([2**63], pa.uint64(), "9223372036854775808"),
     ([decimal.Decimal("1.5")], pa.decimal128(4, 1), "1.5"),
-    ([[1]], pa.list_(pa.int64()), "large_list"),
+    ([[1]], pa.list_(pa.int64()), "list of int"),
     ([{"a": 1}], pa.struct([("a", pa.int64())]), "struct"),
     ([b"\xff"], pa.binary(), "UTF8"),
 ])

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from funnelrank.data import derive
 from funnelrank.data.expressions import evaluate
-from funnelrank.data.kinds import pairs_as_map
+from funnelrank.data.kinds import column_type, pairs_as_map
 from funnelrank.data.parse import (
     MICROSECONDS,
     Ragged,
@@ -407,8 +407,8 @@ class Rows:
         def make() -> tuple[np.ndarray, int]:
             column = self.column(f.by)
             if is_list(column.type):
-                raise DataError(f"{self.place(f.by)} is {column.type}, and '{name}' looks up one value by it; "
-                                "a list of keys is for a bag or a sequence")
+                raise DataError(f"{self.place(f.by)} is {column_type(column.type)}, and '{name}' looks up one value "
+                                "by it; a list of keys is for a bag or a sequence")
             keys = canonical(column, self.place(f.by))
             rows = self.reader.table_rows(table, keys, self.place(f.by))
             return rows, int((rows < 0).sum()) - keys.null_count

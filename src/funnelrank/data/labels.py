@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from funnelrank.data.kinds import column_type
 from funnelrank.data.parse import numbers
 from funnelrank.errors import DataError, did_you_mean, listing
 from funnelrank.schema import Schema, TaskColumn
@@ -149,7 +150,7 @@ def _numbers(column: pa.ChunkedArray, task: TaskColumn) -> tuple[np.ndarray | No
         return _places(column, task), ""
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
             or pa.types.is_decimal(kind)):
-        return None, f"is of type {kind}; {_wanted(task)}"
+        return None, f"is of type {column_type(kind)}; {_wanted(task)}"
     if pa.types.is_boolean(kind):
         column = column.cast(pa.uint8())        # arrow has no cast from bool to double
     values = pc.fill_null(column.cast(pa.float64(), safe=False), float("nan"))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data import derive
+from funnelrank.data.kinds import column_type
 from funnelrank.data.tables import canonical
 from funnelrank.data.vocab import Family, map_as_list, nulls, to_family
 from funnelrank.errors import DataError
@@ -95,7 +96,7 @@ def numbers(column: pa.Array, where: str) -> np.ndarray:
         column = _spelt(column, where)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
               or pa.types.is_null(kind)):
-        raise DataError(f"{where} is {kind}; the schema says number{MENDED}")
+        raise DataError(f"{where} is {column_type(kind)}; the schema says number{MENDED}")
     values = column.cast(pa.float64(), safe=False)
     null = nulls(values) if values.null_count else None
     values = zero_for_null(values).to_numpy()
@@ -134,8 +135,8 @@ def ragged(column: pa.Array, family: Family, where: str, space: str, separator: 
                       np.zeros(0) if weight_separator else None, np.ones(len(column), bool))
     if not is_list(column.type):
         if separator is None:
-            raise DataError(f"{where} is {column.type}; a bag or a sequence needs lists, or texts and a `separator`: "
-                            f"give the feature that reads it one, as in separator: '|'")
+            raise DataError(f"{where} is {column_type(column.type)}; a bag or a sequence needs lists, or texts and a "
+                            "`separator`: give the feature that reads it one, as in separator: '|'")
         texts = canonical(column, where).cast(pa.large_string()).dictionary_encode()
         each = _split(texts.dictionary, separator, family, where, space, weight_separator)
         rows = texts.indices.fill_null(-1).to_numpy()
@@ -259,7 +260,7 @@ def microseconds(column: pa.Array, where: str) -> pa.Array:
     elif pa.types.is_duration(kind):
         column = column.cast(pa.duration("us"), safe=False)
     else:
-        raise DataError(f"{where} is {kind}; a time is a timestamp, a date, a time of day or a duration")
+        raise DataError(f"{where} is {column_type(kind)}; a time is a timestamp, a date, a time of day or a duration")
     return column.cast(pa.int64())
 
 

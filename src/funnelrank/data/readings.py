@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data import derive
+from funnelrank.data.kinds import column_type
 from funnelrank.data.parse import is_list, is_text, numbers, offsets_of, one_chunk
 from funnelrank.data.tables import canonical
 from funnelrank.data.vocab import map_as_list, nulls, to_family
@@ -36,7 +37,8 @@ def at_keys(column: pa.Array, keys: pa.Array, where: str, separator: str | None 
         names, values = (pc.struct_field(entries.flatten(), i) for i in (0, 1))
         names = to_family(canonical(names, where), "string", where, "its keys")
     elif is_list(column.type) or separator is None:
-        raise DataError(f"{where} is {column.type}; `key` reads a map, or a text that separator and key_separator cut")
+        raise DataError(f"{where} is {column_type(column.type)}; `key` reads a map, or a text that separator and "
+                        "key_separator cut")
     else:
         texts = canonical(column, where).cast(pa.large_string()).dictionary_encode()
         rows = texts.indices.fill_null(-1).to_numpy()
@@ -69,13 +71,15 @@ def number_lists(column: pa.Array, where: str, separator: str | None = None) -> 
         column = column.dictionary_decode()
     if is_text(column.type):
         if separator is None:
-            raise DataError(f"{where} is {column.type}; a list of numbers needs lists, or texts and a `separator`")
+            raise DataError(f"{where} is {column_type(column.type)}; a list of numbers needs lists, or texts and a "
+                            "`separator`")
         texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
         blank = pc.fill_null(pc.equal(texts, ""), False)
         pieces = pc.split_pattern(pc.if_else(blank, pa.scalar(None, texts.type), texts), separator)
         return numbers(pieces.flatten(), where), _offsets(pieces), nulls(column)
     if pa.types.is_map(column.type):
-        raise DataError(f"{where} is {column.type}; a list of numbers is needed, or say in `key` which of the map's")
+        raise DataError(f"{where} is {column_type(column.type)}; a list of numbers is needed, or say in `key` which "
+                        "of the map's")
     if not is_list(column.type):
         values = numbers(column, where)
         known = ~np.isnan(values)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from funnelrank.data.ahead import each
-from funnelrank.data.kinds import conform, reading, whole, widened
+from funnelrank.data.kinds import column_type, conform, reading, whole, widened
 from funnelrank.data.saved import read_saved, write_saved
 from funnelrank.data.source import Source, open_source
 from funnelrank.errors import DataError
@@ -48,7 +48,7 @@ def canonical(array: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     times = pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
     if pa.types.is_boolean(kind) or times or pa.types.is_null(kind):
         return array.cast(INT)
-    raise DataError(f"{where}: is of type {kind}, which cannot be an id; whole numbers or text would do")
+    raise DataError(f"{where}: is of type {column_type(kind)}, which cannot be an id; whole numbers or text would do")
 
 
 def _whole(array: pa.Array, where: str) -> pa.Array:
