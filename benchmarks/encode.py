@@ -5,7 +5,8 @@
 Made data: 23 id fields by Zipf's law, 8 numbers, 3 histories (13, 13 and 5 ids long in the mean), 2 labels; zstd, row
 groups of 98,304 rows. `integers` has integer ids and no list numbers; `texts` has ids that are texts, integer
 histories, and the list numbers of `lists: auto`. CPU time is user + system of the whole process, every thread of it;
-medians, then all rounds. The loader hands out two shuffled epochs of `--loader-rows` rows in batches of 4096.
+medians, then all rounds. The loader hands out shuffled epochs of `--loader-rows` rows in batches of 4096, of rows as a
+cache keeps them, all columns of a row side by side, and of the same rows with each column apart, in turns.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from made import LENGTHS, layout
 from rows import NUMBERS, zipf
 
 from funnelrank import config as configs
+from funnelrank.data import cache as caches
 from funnelrank.data.cache import open_encoded
 from funnelrank.data.encode import Encoder
 from funnelrank.data.encoded import Encoded, List
@@ -68,7 +70,7 @@ def settings(kind: str, files: Path) -> configs.Config:
 
 
 def split(rows: int, folder: Path, seed: int = 0) -> Encoded:
-    """Encoded rows for the loader, memory-mapped as a cache's are."""
+    """Encoded rows for the loader, memory-mapped, each column by itself."""
     rng = np.random.default_rng(seed)
 
     def mapped(name: str, array: np.ndarray) -> np.ndarray:
@@ -86,6 +88,17 @@ def split(rows: int, folder: Path, seed: int = 0) -> Encoded:
         "numbers": rng.standard_normal((rows, NUMBERS), np.float32), "scenario": np.zeros(rows, np.int32),
         "labels": rng.integers(0, 2, (rows, 2)).astype(np.float32), "weight": np.ones(rows, np.float32),
         "user": np.arange(rows)}.items()})
+
+
+def side_by_side(apart: Encoded, folder: Path) -> Encoded:
+    """The same rows as a cache's records."""
+    record = caches._record(FIELDS, NUMBERS, apart.labels.shape[1], len(LISTS))
+    parts = caches._parts(apart, record, [0] * len(LISTS), first=True)
+    for name, array in parts.items():
+        array.tofile(folder / f"{name}.bin")
+    mapped = {name: np.asarray(np.memmap(folder / f"{name}.bin", array.dtype, "r")) for name, array in parts.items()}
+    return caches._split(mapped.pop, {"weighted": [False] * len(LISTS), "counts": {}, "coverage": {},
+                                     "contradictions": {}}, None)
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -124,15 +137,19 @@ def encoding(kind: str, rows: int, rounds: int, only: list[str], folder: Path) -
 
 
 def loading(rows: int, rounds: int, folder: Path) -> None:
-    made = split(rows, folder)
-    loaders = [Loader(made, layout(IDS), BATCH, shuffle=True, seed=turn) for turn in range(rounds)]
+    apart = split(rows, folder)
+    sides = {"loader, as cached": side_by_side(apart, folder), "loader, columns apart": apart}
+    took = {name: [] for name in sides}
 
-    def epochs(loader: Loader) -> None:
-        for n in range(2):
-            for _ in loader.epoch(n):
-                pass
+    def epoch(loader: Loader, n: int) -> None:
+        for _ in loader.epoch(n):
+            pass
 
-    say("loader, shuffled", 2 * rows, [cpu(partial(epochs, loader)) for loader in loaders])
+    for n in range(2 * rounds):
+        for name, made in sides.items():
+            took[name].append(cpu(partial(epoch, Loader(made, layout(IDS), BATCH, shuffle=True), n)))
+    for name, seconds in took.items():
+        say(name, rows, seconds)
 
 
 def main() -> None:

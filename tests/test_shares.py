@@ -97,7 +97,7 @@ def test_what_no_task_encoded_is_encoded_where_parts_are_joined(folder):
     flow.keep_encoder(read, data, flow.prepare(read, data))
     flow.encode_share(read, data, (2, 3))
     part = next((folder / "shared").glob("part-*"))
-    (part / "ids.bin").write_bytes(b"damaged")
+    (part / "rows.bin").write_bytes(b"damaged")
     for split, found in whole(read).items():
         assert files(found) == files(expected[split]), split
 

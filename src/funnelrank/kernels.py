@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 9                                         # of the interface; csrc/rows.cpp says the same
+VERSION = 10                                        # of the interface; csrc/rows.cpp says the same
 FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
@@ -47,8 +47,8 @@ FUNCTIONS = {                                       # name -> result, arguments
     "pairs_backward": (None, [_POINTER]),
     "small_forward": (None, [_POINTER]),
     "small_backward": (None, [_POINTER]),
-    "take_lists": (_NUMBER, [_POINTER]),
-    "take_rows": (None, [_POINTER]),
+    "take_rows": (_NUMBER, [_POINTER]),
+    "take_values": (None, [_POINTER]),
     "sort_keys": (None, [_POINTER, _POINTER, _NUMBER, _NUMBER]),
     "lists_find": (None, [_NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER]),
     "lists_offsets": (_NUMBER, [_NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER]),

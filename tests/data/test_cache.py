@@ -105,6 +105,16 @@ def test_the_cache_holds_what_the_encoder_makes_of_all_rows_at_once(made):
     assert len(split.lists[2].values) == 0          # a file of no bytes
 
 
+def test_a_row_is_one_place_in_memory(made):
+    split = made.open()
+    columns = [getattr(split, name) for name in ARRAYS]
+    ends = [listed.offsets for listed in split.lists]
+    [record] = {array.strides[0] for array in [*columns, *ends]}
+    places = [array.ctypes.data for array in columns]
+    assert max(places) - min(places) < record and split.ids.ctypes.data % 8 == 0
+    assert all(split.ids.ctypes.data - record < at.ctypes.data < split.ids.ctypes.data for at in ends)
+
+
 def test_memory_and_disk_hold_the_same(made):
     split, kept = made.open(), made.open(folder=None)
     same(split, kept)
@@ -186,7 +196,7 @@ def test_a_file_with_a_new_time_of_change_is_encoded_again(made):
     assert made.open().folder != first.folder
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "list0.values.bin", "list1.weights.bin", "meta.json"])
+@pytest.mark.parametrize("name", ["rows.bin", "list0.values.bin", "list1.weights.bin", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
 def test_a_damaged_cache_is_made_again(made, name, damage):
     path = made.open().folder / name
@@ -201,7 +211,7 @@ def test_a_damaged_cache_is_made_again(made, name, damage):
 def test_what_a_killed_process_left_is_swept_away(made):
     stale = made.folder / f".encoded-{'0' * 32}.0123abcd.tmp"
     stale.mkdir(parents=True)
-    (stale / "ids.bin").write_bytes(b"1")
+    (stale / "rows.bin").write_bytes(b"1")
     (made.folder / ".others.tmp").mkdir()
     split = made.open()
     assert sorted(p.name for p in made.folder.iterdir()) == sorted([".others.tmp", split.folder.name])

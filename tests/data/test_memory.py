@@ -178,7 +178,9 @@ def test_a_cache_that_has_no_room_is_refused_before_rows_are_written(tmp_path, m
     encoder = Encoder.fit(resolve(said), source, {})
     split = open_encoded(encoder, source, Data(), tmp_path / "cache", True, says=events.append)
     size = sum(f.stat().st_size for f in split.folder.glob("*.bin"))
-    assert [(e["event"], e["what"], e["bytes"]) for e in events] == [("disk", "encoded rows of train", size)]
+    [told] = events
+    assert (told["event"], told["what"]) == ("disk", "encoded rows of train")
+    assert size <= told["bytes"] < 1.001 * size                # the record before the first row's counts for each unit
     monkeypatch.setattr("shutil.disk_usage", lambda path: namedtuple("Usage", "free")(size - 1))
     with pytest.raises(DataError, match="the encoded rows of data.train take about .* are free; make room or choose"):
         open_encoded(encoder, source, Data(), tmp_path / "other", True)

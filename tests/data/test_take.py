@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from funnelrank.data import cache
 from funnelrank.data import take as taking
 from funnelrank.data.encoded import Encoded, List
 from funnelrank.data.order import Order
@@ -32,6 +33,16 @@ def split(g: np.random.Generator, rows: int, lists: int, widths: tuple[int, int,
         user=g.integers(-1, 2**62, rows))
 
 
+def side_by_side(data: Encoded) -> cache.EncodedSplit:
+    """The same rows as records, as a cache has them."""
+    widths = {"ids": data.ids.shape[1], "numbers": data.numbers.shape[1], "labels": data.labels.shape[1],
+              "lists": len(data.lists)}
+    arrays = cache._InMemory()
+    arrays.add(cache._parts(data, cache._record(**widths), [0] * len(data.lists), True), len(data))
+    return cache._split(arrays.whole, {"weighted": [x.weights is not None for x in data.lists], "counts": {},
+                                       "coverage": {}, "contradictions": {}}, None)
+
+
 def same(a, b) -> None:
     assert (a is None) == (b is None)
     if a is not None:
@@ -41,16 +52,18 @@ def same(a, b) -> None:
 @need_native
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 70), batch=st.integers(0, 90), lists=st.integers(0, 4),
        widths=st.tuples(st.integers(0, 24), st.integers(0, 9), st.integers(1, 3)), longest=st.integers(0, 40))
-def test_native_and_numpy_take_the_same(seed, rows, batch, lists, widths, longest):
+def test_native_and_numpy_take_the_same_of_columns_apart_and_side_by_side(seed, rows, batch, lists, widths, longest):
     g = np.random.default_rng(seed)
     data, order = split(g, rows, lists, widths, longest), g.integers(0, rows, batch)
-    assert taking._fits(data, order)
-    native, plain = taking._native(taking.library(), data, order), taking._plain(data, order)
-    assert native.columns.keys() == plain.columns.keys()
-    for name in native.columns:
-        same(native.columns[name], plain.columns[name])
-    for a, b in zip(native[1:], plain[1:]):
-        same(a, b)
+    plain = taking._plain(data, order)
+    for rows_of in (data, side_by_side(data)):
+        assert taking._fits(rows_of, order)
+        for taken in (taking._native(taking.library(), rows_of, order), taking._plain(rows_of, order)):
+            assert taken.columns.keys() == plain.columns.keys()
+            for name in taken.columns:
+                same(taken.columns[name], plain.columns[name])
+            for a, b in zip(taken[1:], plain[1:]):
+                same(a, b)
 
 
 @need_native

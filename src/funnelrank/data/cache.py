@@ -1,11 +1,14 @@
 """The encoded rows of a split: made once, kept on disk, read as memory maps by every epoch after.
 
-    <folder>/encoded-<key>/   ids.bin numbers.bin scenario.bin labels.bin weight.bin user.bin
-                              list0.values.bin list0.offsets.bin list0.weights.bin ...    little-endian, row by row
+    <folder>/encoded-<key>/   rows.bin                                  a record a row, little-endian
+                              list0.values.bin list0.weights.bin ...    of all rows, one after another
                               meta.json    shapes, types, counts, coverage, and what the key was made from
                               meta.sum     checksums of these files (CRC-32), held against them at every opening
 
     <folder>/part-<key>/      the same of one file of several, encoded by a task of its own; joined, and then removed
+
+A record has all columns of its row side by side, so that a row of a shuffled batch is one place in memory, and one for
+each list (docs/speed.md says what that gains). A column is a view of its part of every record.
 
 The key is a hash of the encoder, the files and the label policy: whatever changes makes another cache. Rows are encoded
 unit by unit, so that never more than one unit is in memory. The folder appears when it is complete; what is half
@@ -18,13 +21,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
 
+from funnelrank.batch import Layout
 from funnelrank.data.ahead import in_order
 from funnelrank.data.derive import gather
 from funnelrank.data.encode import Encoder
@@ -46,13 +49,14 @@ from funnelrank.schema import Schema
 from funnelrank.sealed import read_json, to_json
 from funnelrank.settings import Data
 
-FORMAT = 2
+FORMAT = 3
 KEY = 32                 # hex digits
 KEEP = 20                # a run needs up to five: train, valid, test, and two with frozen histories
 COPIED = 1 << 18         # rows of a part copied at a time
 META, SUMS = "meta.json", "meta.sum"
-ROWWISE = {"ids": "<i4", "numbers": "<f4", "scenario": "<i4", "labels": "<f4", "weight": "<f4", "user": "<i8"}
-LISTWISE = {"values": "<i4", "offsets": "<i8", "weights": "<f4"}
+ROWS = "rows"
+ROWWISE = ("ids", "numbers", "scenario", "labels", "weight", "user")
+LISTWISE = {"values": "<i4", "weights": "<f4"}
 
 Progress = Callable[[int], None]      # told how many rows are done
 Says = Callable[[dict[str, Any]], None]
@@ -171,7 +175,7 @@ def _write(target: Path, made_from: dict[str, Any], encoder: Encoder, source: So
             if source.changed():
                 raise DataError(f"data.{source.split}: a file changed while it was encoded; run again once all are "
                                 "complete")
-            said = to_json({"made_from": made_from, "shapes": arrays.shapes, **meta})
+            said = to_json({"made_from": made_from, "lengths": arrays.lengths, **meta})
             (new / META).write_bytes(said)
             (new / SUMS).write_bytes(to_json({**arrays.sums, META: crc32(said)}))
     except OSError as error:
@@ -190,7 +194,8 @@ def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: 
     coverage = {task.name: {"rows": 0, "observed": 0, "positives": 0 if task.kind == "binary" else None}
                 for task in schema.tasks}
     rows, done, weighted, counts = 0, 0, None, {}
-    ends = [0] * len(encoder.layout.lists)
+    widths = _widths(encoder.layout)
+    record, ends = _record(**widths), [0] * widths["lists"]
     with closing(_files(encoder, source, rules, threads, parts)) as pieces:
         for encoded, read, said in pieces:
             counts = _sum(counts, encoded.counts)
@@ -198,15 +203,15 @@ def _encode(encoder: Encoder, source: Source, rules: Mapping[str, Any], arrays: 
             _cover(coverage, encoded.labels, schema)
             first, weighted = weighted is None, [listed.weights is not None for listed in encoded.lists]
             done += read
-            arrays.add(_parts(encoded, ends, first), done)
+            arrays.add(_parts(encoded, record, ends, first), done)
             rows += len(encoded)
             if progress:
                 progress(done)
     if not rows and not is_part:
         raise DataError(f"data.{source.split}: each of the {done} rows contradicts the funnel and is dropped; set "
                         "data.contradictions to keep or repair")
-    return {"rows": rows, "weighted": weighted, "counts": counts, "coverage": coverage, "contradictions": report,
-            "skipped": source.skipped.to_json() if source.skipped else {}}
+    return {"rows": rows, "widths": widths, "weighted": weighted, "counts": counts, "coverage": coverage,
+            "contradictions": report, "skipped": source.skipped.to_json() if source.skipped else {}}
 
 
 Piece = tuple[Encoded, int, dict[str, Any]]       # rows that stay, how many were read, and the report on their labels
@@ -272,7 +277,7 @@ class _OnDisk:
     """The same as one file each in `folder`, little-endian, row by row."""
 
     def __init__(self, folder: Path, source: Source, says: Says):
-        self.folder, self.source, self.says, self.shapes, self.sums = folder, source, says, {}, {}
+        self.folder, self.source, self.says, self.lengths, self.sums = folder, source, says, {}, {}
         self._files: dict[str, BinaryIO] = {}
         self._bytes = self._done = 0
 
@@ -285,10 +290,10 @@ class _OnDisk:
         for name, part in parts.items():
             if name not in self._files:
                 self._files[name] = open(self.folder / f"{name}.bin", "wb", buffering=1 << 20)  # noqa: SIM115
-            flat = np.ascontiguousarray(part, _dtype(name)).reshape(-1).view(np.uint8)
+            flat = np.ascontiguousarray(part).view(np.uint8)
             self._files[name].write(flat.data)
             self.sums[name] = crc32(flat, self.sums.get(name, 0))
-            self.shapes[name] = (self.shapes.get(name, (0,))[0] + len(part), *part.shape[1:])
+            self.lengths[name] = self.lengths.get(name, 0) + len(part)
 
     def needed(self) -> int | None:
         """Bytes for all rows of the source, guessed from those so far."""
@@ -321,42 +326,60 @@ def _open(target: Path) -> EncodedSplit | None:
         sums = read_json(path / SUMS, f"cache {path}")
         if crc32((path / META).read_bytes()) != sums[META]:
             return None
-        maps = {name: _map(path / f"{name}.bin", tuple(shape), _dtype(name)) for name, shape in meta["shapes"].items()}
+        record = _record(**meta["widths"])
+        maps = {name: _map(path / f"{name}.bin", length, record if name == ROWS else LISTWISE[name.partition(".")[2]])
+                for name, length in meta["lengths"].items()}
     except (OSError, ArtefactError, LookupError, TypeError):
         return None
-    if any(array is None or crc32(array.reshape(-1).view(np.uint8)) != sums.get(name, 0)
-           for name, array in maps.items()):
+    if any(array is None or crc32(array.view(np.uint8)) != sums.get(name, 0) for name, array in maps.items()):
         return None
     split = _split(maps.pop, meta, path)
     hold(path, split)
     return split
 
 
-def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    if path.stat().st_size != prod(shape) * dtype.itemsize:
+def _map(path: Path, length: int, dtype: np.dtype | str) -> np.ndarray | None:
+    if path.stat().st_size != length * np.dtype(dtype).itemsize:
         return None
-    if not prod(shape):
-        return np.empty(shape, dtype)        # nothing to map
+    if not length:
+        return np.empty(0, dtype)            # nothing to map
     # A plain array over the map: slices of np.memmap itself cost several times as much.
-    return np.asarray(np.memmap(path, dtype, "r", shape=shape))
+    return np.asarray(np.memmap(path, dtype, "r", shape=(length,)))
 
 
 def _split(array: Callable[[str], np.ndarray], meta: Mapping[str, Any], folder: Path | None) -> EncodedSplit:
-    lists = [List(array(f"list{k}.values"), array(f"list{k}.offsets"), array(f"list{k}.weights") if weighted else None)
+    rows = array(ROWS)
+    lists = [List(array(f"list{k}.values"), rows["ends"][:, k], array(f"list{k}.weights") if weighted else None)
              for k, weighted in enumerate(meta["weighted"])]
-    return EncodedSplit(**{name: array(name) for name in ROWWISE}, lists=lists, counts=meta["counts"],
+    return EncodedSplit(**{name: rows[name][1:] for name in ROWWISE}, lists=lists, counts=meta["counts"],
                         coverage=meta["coverage"], contradictions=meta["contradictions"],
                         skipped=meta.get("skipped", {}), folder=folder)
 
 
-def _parts(encoded: Encoded, ends: list[int], first: bool) -> dict[str, np.ndarray]:
-    """Arrays by name; offsets go on from `ends`, where each list's values ended so far, and move it on."""
-    parts = {name: getattr(encoded, name) for name in ROWWISE}
+def _widths(layout: Layout) -> dict[str, int]:
+    return {"ids": len(layout.ids), "numbers": len(layout.numbers), "labels": len(layout.tasks),
+            "lists": len(layout.lists)}
+
+
+def _record(ids: int, numbers: int, labels: int, lists: int) -> np.dtype:
+    """One row: its columns, and where each of its lists ends. They begin where those of the record before it end, just
+    before its own columns; a record of zeros stands before the first row's."""
+    return np.dtype([("ids", "<i4", (ids,)), ("numbers", "<f4", (numbers,)), ("labels", "<f4", (labels,)),
+                     ("scenario", "<i4"), ("weight", "<f4"), ("user", "<i8"), ("ends", "<i8", (lists,))], align=True)
+
+
+def _parts(encoded: Encoded, record: np.dtype, ends: list[int], first: bool) -> dict[str, np.ndarray]:
+    """Arrays by name; lists go on from `ends`, where each one's values ended so far, and move it on."""
+    rows = np.zeros(len(encoded) + first, record)
+    own = rows[int(first):]
+    for name in ROWWISE:
+        own[name] = getattr(encoded, name)
+    parts = {ROWS: rows}
     for k, (values, offsets, weights) in enumerate(encoded.lists):
-        parts[f"list{k}.values"] = values
-        parts[f"list{k}.offsets"] = (offsets if first else offsets[1:]) + ends[k]
+        own["ends"][:, k] = offsets[1:] + ends[k]
+        parts[f"list{k}.values"] = np.asarray(values, LISTWISE["values"])
         if weights is not None:
-            parts[f"list{k}.weights"] = weights
+            parts[f"list{k}.weights"] = np.asarray(weights, LISTWISE["weights"])
         ends[k] += len(values)
     return parts
 
@@ -367,10 +390,6 @@ def _take(encoded: Encoded, rows: np.ndarray) -> Encoded:
         places, taken = gather(offsets, rows)
         lists.append(List(values[places], taken, None if weights is None else weights[places]))
     return replace(encoded, lists=lists, **{name: getattr(encoded, name)[rows] for name in ROWWISE})
-
-
-def _dtype(name: str) -> np.dtype:
-    return np.dtype(ROWWISE.get(name) or LISTWISE[name.partition(".")[2]])
 
 
 def _sum(a: Any, b: Any) -> Any:

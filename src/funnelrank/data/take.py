@@ -16,6 +16,7 @@ from funnelrank.kernels import library, sort_keys, struct
 COLUMNS = {"ids": np.int32, "numbers": np.float32, "scenario": np.int32, "labels": np.float32, "weight": np.float32,
            "user": np.int64}
 LISTS = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
+WORD = 4                             # bytes; every column is a number of them
 
 
 class Taken(NamedTuple):
@@ -27,8 +28,8 @@ class Taken(NamedTuple):
     weights: np.ndarray | None           # [n] float32, where a list has weights; lists without weigh 1
 
 
-_Column = struct(n="width", p="source to")
-_List = struct(n="size", p="offsets values weights")
+_Column = struct(n="width stride", p="source to")
+_List = struct(n="size stride", p="offsets values weights")
 _Work = struct(n="rows batch columns lists", p="order column list starts offsets values weights")
 
 
@@ -48,17 +49,20 @@ def _plain(encoded: Encoded, rows: np.ndarray) -> Taken:
         end += len(values[-1])
         if weighted:
             weights.append(np.ones(len(values[-1]), np.float32) if listed.weights is None else listed.weights[places])
-    return Taken({name: np.take(getattr(encoded, name), rows, axis=0) for name in COLUMNS}, np.concatenate(values),
+    return Taken({name: getattr(encoded, name)[rows] for name in COLUMNS}, np.concatenate(values),
                  np.concatenate(offsets), np.concatenate(weights) if weighted else None)
 
 
 def _fits(encoded: Encoded, rows: np.ndarray) -> bool:
-    """The arrays are laid out as the library reads them."""
-    kinds = [(rows, np.int64), *((getattr(encoded, name), kind) for name, kind in COLUMNS.items())]
-    kinds += [(array, kind) for listed in encoded.lists for name, kind in LISTS.items()
-              if (array := getattr(listed, name)) is not None]
+    """The arrays are laid out as the library reads them: rows and offsets at any distance, what is in them together."""
     n = len(encoded)
-    return (all(array.dtype == kind and array.flags.c_contiguous for array, kind in kinds)
+    apart = [(getattr(encoded, name), kind) for name, kind in COLUMNS.items()]
+    apart += [(listed.offsets, LISTS["offsets"]) for listed in encoded.lists]
+    together = [(rows, np.int64), *((array, LISTS[name]) for listed in encoded.lists for name in ("values", "weights")
+                                    if (array := getattr(listed, name)) is not None)]
+    return (all(array.dtype == kind and array.flags.aligned for array, kind in [*apart, *together])
+            and all(array.flags.c_contiguous for array, _ in together)
+            and all(array[:1].flags.c_contiguous for array, _ in apart)
             and all(len(getattr(encoded, name)) == n for name in COLUMNS)
             and all(len(listed.offsets) == n + 1 and (listed.weights is None or len(listed.weights) == len(
                 listed.values)) for listed in encoded.lists))
@@ -68,20 +72,21 @@ def _native(native: ctypes.CDLL, encoded: Encoded, rows: np.ndarray) -> Taken:
     batch, lists = len(rows), encoded.lists
     columns = {name: np.empty((batch, *getattr(encoded, name).shape[1:]), kind) for name, kind in COLUMNS.items()}
     pairs = [(getattr(encoded, name), out) for name, out in columns.items() if out.size]
-    column = (_Column * len(pairs))(*(_Column(out.nbytes // batch, source.ctypes.data, out.ctypes.data)
-                                      for source, out in pairs))
-    listed = (_List * len(lists))(*(_List(len(x.values), x.offsets.ctypes.data, x.values.ctypes.data,
-                                          None if x.weights is None else x.weights.ctypes.data) for x in lists))
+    column = (_Column * len(pairs))(*(_Column(out.nbytes // batch // WORD, source.strides[0], source.ctypes.data,
+                                              out.ctypes.data) for source, out in pairs))
+    listed = (_List * len(lists))(*(_List(len(x.values), x.offsets.strides[0], x.offsets.ctypes.data,
+                                          x.values.ctypes.data, None if x.weights is None else x.weights.ctypes.data)
+                                    for x in lists))
     starts, offsets = np.empty(len(lists) * batch, np.int64), np.empty(len(lists) * batch + 1, np.int64)
     work = _Work(len(encoded), batch, len(pairs), len(lists), rows.ctypes.data, ctypes.addressof(column),
                  ctypes.addressof(listed), starts.ctypes.data, offsets.ctypes.data)
-    size = native.take_lists(ctypes.byref(work))
+    size = native.take_rows(ctypes.byref(work))
     if size < 0:
         raise IndexError("a row, or the values of its list, lies outside the split")
     values = np.empty(size, np.int32)
     weights = np.empty(size, np.float32) if any(x.weights is not None for x in lists) else None
     work.values, work.weights = values.ctypes.data, None if weights is None else weights.ctypes.data
-    native.take_rows(ctypes.byref(work))
+    native.take_values(ctypes.byref(work))
     return Taken(columns, values, offsets, weights)
 
 
