@@ -22,6 +22,7 @@ from funnelrank import flow
 from funnelrank.config import Config, load
 from funnelrank.data.loader import Loader
 from funnelrank.evaluate.metrics import auc, gauc
+from funnelrank.kernels import keep_freed_memory
 from funnelrank.train.events import Recorder
 from funnelrank.train.floor import measure_machine, products, row_bytes
 from funnelrank.train.optim import Average, RowUpdates
@@ -77,7 +78,8 @@ def train(gate: Gate, said: dict, out: Path) -> None:
 
 
 def loader(gate: Gate, said: dict, out: Path) -> None:
-    """The shuffled loader alone."""
+    """The shuffled loader alone, in a process that keeps its memory as one that trains does."""
+    keep_freed_memory()
     config = train_config({"model": "aitm", "net": "small", **said}, out)
     data = flow.open_data(config)
     encoder = flow.prepare(config, data)
