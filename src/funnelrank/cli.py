@@ -671,6 +671,7 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
                           "pip install 'funnelrank[serve]'") from None
     if (tls_cert is None) != (tls_key is None):
         raise ConfigError("--tls-cert: a certificate and its key go together; give --tls-cert and --tls-key")
+    token = _token(token_file)
     if check:
         for name, servable in server.load(folders, threads, allow_code).items():
             say(f"{name}: good. Version {servable.version}, {len(servable.columns)} inputs, outputs "
@@ -679,7 +680,7 @@ def serve(artefacts: list[str], /, *, host: str = "127.0.0.1", port: int = 8000,
     limits = Limits(body=int(max_body_mb * 2**20), rows=max_rows, length=max_list, text=max_text)
     server.serve(folders, server.Serving(
         host=host, port=port, grpc_port=grpc_port, threads=threads, wait=wait_ms / 1e3,
-        batch_rows=batch_rows, queue_rows=queue_rows, timeout=timeout_ms / 1e3, limits=limits, token=_token(token_file),
+        batch_rows=batch_rows, queue_rows=queue_rows, timeout=timeout_ms / 1e3, limits=limits, token=token,
         tls=(tls_cert, tls_key) if tls_cert and tls_key else None, watch=watch, drain=drain, access_log=access_log,
         allow_code=allow_code))
 
@@ -864,7 +865,11 @@ def _named(artefacts: Sequence[str]) -> dict[str, Path]:
 def _token(file: Path | None) -> str | None:
     if file is None:
         return None
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file: {file} cannot be read ({getattr(error, 'strerror', None) or error}); its "
+                          "first line is the token") from None
     if not lines or not lines[0].strip():
         raise ConfigError(f"--token-file: the first line of {file} is empty; it is the token")
     return lines[0].strip()

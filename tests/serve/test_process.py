@@ -102,6 +102,7 @@ def test_check_loads_verifies_and_ends(runs, capsys):
     (["b d"], "'b d' cannot be a model's name"),
     (["nowhere"], "there is no such folder"),
     (["x", "--tls-cert", "c.pem"], "a certificate and its key go together"),
+    (["x", "--check", "--token-file", "no.txt"], "--token-file: no.txt cannot be read"),
 ])
 def test_what_cannot_be_served_is_a_sentence(tokens, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
