@@ -60,7 +60,7 @@ class Gate:
             self._rows, self._units = self._rows + rows, self._units + 1
             if time.perf_counter() < self._early:
                 return
-            spent = cpu_seconds() - self._cpu           # asking takes half a millisecond; a batch of ours may take one
+            spent = cpu_seconds() - self._cpu           # asking costs a part of a short batch's time
             if spent < self._seconds or (self._units < self._least and spent < MOST):
                 self._early = time.perf_counter() + (self._seconds - spent) / CORES
                 return

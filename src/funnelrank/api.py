@@ -137,7 +137,7 @@ def _train(config: Config, report: Report, fresh: bool, profile: bool, continue_
     with (Recorder(folder / "events.jsonl", events, report, trackers) if ranks.first()
           else nullcontext(silent)) as record:
         refuse_strangers(folder / "artefact", "artefact")       # before training, not after
-        device_of(config.settings.train)
+        device_of(config.settings.train)                        # one that is not here is refused before rows are read
         before = before_of(continue_from, config, anew) if continue_from else None
         data = open_data(config, record, **given)
         standing = Standing(folder, config, data.fingerprint(), before and before.mark)
