@@ -1,4 +1,4 @@
-"""csrc/lists.cpp gives what numpy gives, over random work."""
+"""csrc/lists.cpp and csrc/keys.cpp give what numpy gives, over random work."""
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +108,29 @@ def test_keys_in_a_narrow_range(seed, n, low):
     same(native, plain)
     place = {int(k): i for i, k in enumerate(keys)}
     assert native[0].tolist() == [place.get(v, -1) for v in query.to_pylist()]
+
+
+@given(keys=st.lists(st.text(), unique=True, min_size=1, max_size=40), others=st.lists(st.none() | st.text()))
+def test_texts_are_found_with_kernels_and_without(keys, others):
+    query = pa.array(["cut", *others, *keys, *(k + "\0" for k in keys)], pa.large_string()).slice(1)
+    keys = pa.array(["cut", *keys]).slice(1)
+    native, plain = both(lambda: [KeyIndex(keys).find(query)])
+    same(native, plain)
+    place = {k: i for i, k in enumerate(keys.to_pylist())}
+    assert native[0].tolist() == [place.get(v, -1) for v in query.to_pylist()]
+
+
+def test_scattered_integers_are_found_and_no_others():
+    g = np.random.default_rng(0)
+    keys = g.permutation(np.unique(g.integers(-2**63, 2**63 - 1, 50_000)))
+    query = np.concatenate([keys, g.integers(-2**63, 2**63 - 1, 600_000)])      # some share a slot's bits with a key
+    index = KeyIndex(pa.array(keys))
+    assert index.slots is not None and index.is_distinct()
+    found = index.find(pa.array(query))
+    assert (found[:len(keys)] == np.arange(len(keys))).all()
+    others = found[len(keys):]
+    assert (keys[others[others >= 0]] == query[len(keys):][others >= 0]).all() and (others >= 0).sum() < 10
+    assert not KeyIndex(pa.array([*keys[:9], keys[3]])).is_distinct()
 
 
 def test_lists_of_ten_thousand():

@@ -69,7 +69,7 @@ def test_what_cannot_be_an_id_is_named(values, kind, says):
 @given(st.lists(INT64, unique=True, max_size=30), st.lists(st.none() | INT64, max_size=30), st.booleans())
 def test_integers_are_found_where_they_stand(keys, others, shift):
     query = keys + others + [k ^ 1 for k in keys]
-    if shift:                     # near one another: the lookup table instead of the search
+    if shift:                     # near one another: the lookup table instead of the hashes
         keys, query = ([k % 1000 for k in keys], [k if k is None else k % 3000 - 1000 for k in query])
         keys = list(dict.fromkeys(keys))
     place = {k: i for i, k in enumerate(keys)}
@@ -87,6 +87,7 @@ def test_texts_are_found_where_they_stand(keys, others):
 
 
 def test_texts_that_share_a_hash_are_still_told_apart(monkeypatch):
+    monkeypatch.setattr("funnelrank.data.tables.library", lambda: None)
     monkeypatch.setattr("funnelrank.data.tables._hashes", lambda texts: np.full(len(texts), 7, np.uint64))
     keys = [f"k{i}" for i in range(20)]
     assert KeyIndex(pa.array(keys)).find(pa.array(["k19", "no", "k0", None, "k7"])).tolist() == [19, -1, 0, -1, 7]

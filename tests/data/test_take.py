@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_read_window_by_window_and_what_fits_is_shuffled_wh
     assert abs(np.corrcoef(epochs[0][:4096], np.arange(4096))[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("name", ["take", "lists"])
+@pytest.mark.parametrize("name", ["take", "lists", "keys"])
 def test_the_functions_touch_only_what_they_own(tmp_path, name):
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:

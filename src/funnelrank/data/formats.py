@@ -16,7 +16,9 @@ from funnelrank.data.places import Place
 from funnelrank.errors import ConfigError, DataError
 
 BATCH = 4096                  # rows decoded at a time
-LISTED = 512                  # the same where columns hold lists, which may be ten thousand long
+LISTED = 512                  # the same where columns hold lists and data.memory is small,
+LONG = 80_000                 # bytes of a list that are reckoned with where it is not: ten thousand ids,
+LONG_SHARE = 8                # for such a share of data.memory
 FEWEST = 64                   # rows decoded at a time, however large a row group is
 BUFFER = 1 << 20              # bytes read at a time where a row group is larger than its share
 ENOUGH = 1 << 24              # decoded bytes that measuring may take
@@ -61,21 +63,23 @@ class ParquetRows:
     def stream(self, part: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         # a batch is at most as large as its group, decoded; of larger groups, fewer rows are decoded at a time
         share = self.memory / GROUP_SHARE / max(1, self._sizes[part])
-        most = LISTED if any(pa.types.is_nested(self.schema.field(c).type) for c in columns) else BATCH
+        listed = any(pa.types.is_nested(self.schema.field(c).type) for c in columns)
+        most = min(BATCH, max(LISTED, self.memory // LONG_SHARE // LONG)) if listed else BATCH
         size = max(1, min(rows, most, max(FEWEST, int(most * share))))
         fits, done = max(LEAST_BATCH, self.memory // BATCH_SHARE), 0
         while size:
             at, narrower = 0, 0
             for batch in self._open(part).iter_batches(batch_size=size, row_groups=[part], columns=columns,
                                                        use_threads=False):       # units are read side by side
-                at += batch.num_rows
+                decoded, many = batch.get_total_buffer_size(), batch.num_rows
+                at += many
                 if at <= done:
                     continue
-                batch = batch.slice(max(0, done - at + batch.num_rows))
-                done, bytes_a_row = at, batch.nbytes // batch.num_rows
+                batch = batch.slice(max(0, done - at + many))
+                done = at
                 yield batch
-                if batch.nbytes > 2 * fits and batch.num_rows > 1:     # rows wider than those before: begin again
-                    narrower = max(1, fits // bytes_a_row)
+                if decoded > 2 * fits and many > 1:        # rows wider than those before: begin again
+                    narrower = max(1, fits * many // decoded)
                     break
             size = narrower
 
@@ -176,10 +180,13 @@ class Stream:
 
     def take(self, rows: int, most: int) -> pa.Table | None:
         """The next `rows` rows, or fewer at the end; None, and nothing taken, where they pass `most` bytes."""
-        pieces, size = [], 0
+        pieces, size, exactly = [], 0, False
         for piece in self._pieces(rows):
             pieces.append(piece)
-            size += piece.nbytes
+            # the size of buffers is known at once, that of a part of them takes a hundred times as long
+            size += piece.nbytes if exactly else piece.get_total_buffer_size()
+            if size > most and not exactly:
+                exactly, size = True, sum(p.nbytes for p in pieces)
             if size > most:
                 self._rest.extendleft(reversed(pieces))
                 self.at -= sum(piece.num_rows for piece in pieces)

@@ -67,8 +67,9 @@ def _whole(array: pa.Array, where: str) -> pa.Array:
 class KeyIndex:
     """Where each distinct key stands: key values [K], int64 or large_string, no nulls -> 0 .. K-1.
 
-    Integers whose range is narrow for their number are found in a lookup table, others by binary search; texts by
-    binary search over a 64-bit hash, and then compared, so that equal hashes never mix up two keys.
+    Integers whose range is narrow for their number are found in a lookup table. Other keys are found by a hash and then
+    compared, so that equal hashes never mix up two of them: by csrc/keys.cpp where it is built, else by
+    binary search over integers, and over a 64-bit hash of texts.
     """
 
     def __init__(self, values: pa.Array):
@@ -76,21 +77,22 @@ class KeyIndex:
         assert values.null_count == 0, "keys hold no nulls"
         self.values = values
         self.family = "int" if values.type == INT else "string"
-        self.table = None
-        if self.family == "string":
-            hashes = _hashes(values)
-            self.order = np.argsort(hashes, kind="stable")
-            self.sorted = hashes[self.order]
+        self.table = self.slots = None
+        if self.family == "int":
+            keys = values.to_numpy()
+            low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, -1)
+            if high - low + 1 <= DENSE * len(keys) + ALWAYS_DENSE:
+                self.low = low
+                self.table = np.full(high - low + 2, -1, np.int64)      # the last cell answers for everything outside
+                self.table[keys - low] = np.arange(len(keys))
+                return
+        if len(values) and (native := library()) is not None:
+            self.slots = np.full(2 << len(values).bit_length(), -1, np.int64)
+            self.repeated = native.keys_index(len(values), *_pointers(values), len(self.slots), self.slots.ctypes.data)
             return
-        keys = values.to_numpy()
-        low, high = (int(keys.min()), int(keys.max())) if len(keys) else (0, -1)
-        if high - low + 1 <= DENSE * len(keys) + ALWAYS_DENSE:
-            self.low = low
-            self.table = np.full(high - low + 2, -1, np.int64)      # the last cell answers for everything outside
-            self.table[keys - low] = np.arange(len(keys))
-        else:
-            self.order = np.argsort(keys, kind="stable")
-            self.sorted = keys[self.order]
+        keys = _hashes(values) if self.family == "string" else keys
+        self.order = np.argsort(keys, kind="stable")
+        self.sorted = keys[self.order]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -99,6 +101,8 @@ class KeyIndex:
         """Whether each key is there once, as it must be."""
         if self.table is not None:
             return np.count_nonzero(self.table >= 0) == len(self)
+        if self.slots is not None:
+            return not self.repeated
         twice = self.sorted[1:] == self.sorted[:-1]
         if self.family == "int" or not twice.any():
             return not twice.any()
@@ -117,12 +121,21 @@ class KeyIndex:
             names = {"int": "whole numbers", "string": "text"}
             raise DataError(f"{where}: holds {names['int' if query.type == INT else 'string']}, but the keys it is "
                             f"looked up among are {names[self.family]}; make both the same type")
-        if self.family == "string":
-            return self._find_texts(query)
-        found = self._find_ints((query.fill_null(0) if query.null_count else query).to_numpy())
+        if self.slots is not None:
+            found = self._find_hashed(query)
+        elif self.family == "string":
+            found = self._find_texts(query)
+        else:
+            found = self._find_ints((query.fill_null(0) if query.null_count else query).to_numpy())
         if query.null_count:
             found[query.is_null().to_numpy(zero_copy_only=False)] = -1
         return found
+
+    def _find_hashed(self, query: pa.Array) -> np.ndarray:
+        native, out = library(), np.empty(len(query), np.int64)
+        native.keys_find(len(query), *_pointers(query), *_pointers(self.values), len(self.slots),
+                         self.slots.ctypes.data, out.ctypes.data)
+        return out
 
     def _find_ints(self, query: np.ndarray) -> np.ndarray:
         if self.table is not None:
@@ -155,6 +168,13 @@ class KeyIndex:
             open_ = open_[at[open_] < len(self.sorted)]
         codes = coded.indices.fill_null(len(texts)).to_numpy()
         return np.append(found, -1)[codes]
+
+
+def _pointers(array: pa.Array) -> tuple[int, int | None]:
+    """Where values or offsets of int64 or large_string [n] begin, and its bytes, as csrc/keys.cpp reads them."""
+    _, first, *rest = array.buffers()
+    start = first.address + 8 * array.offset
+    return (start, (rest[0] or first).address) if rest else (start, None)      # empty texts alone may have no bytes
 
 
 def _hashes(texts: pa.Array) -> np.ndarray:
