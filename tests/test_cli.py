@@ -80,6 +80,7 @@ def test_help_teaches_every_command(capsys):
 @pytest.mark.parametrize("tokens, message", [
     (["trian"], 'Unknown command "trian". Did you mean "train"?'),
     (["train"], "requires an argument"),
+    (["export", "runs/x", "--out", "x"], "--to requires an argument: one of onnx, aoti, "),
     (["train", "a.yaml", "--sett", "x=1"], "--set"),
     (["predict", "runs/x", "rows.parquet"], "--out"),
     (["simulate", "x", "--rows", "many"], "many"),

@@ -11,9 +11,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from funnelrank.console import (
     Console,
@@ -924,7 +924,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except (FunnelrankError, CycloptsError) as error:
         if other_rank() and isinstance(error, ConfigError | CycloptsError):      # the first one says it
             return 2
-        return _failed(2, str(error), debug)
+        return _failed(2, _sentence(error), debug)
     except OSError as error:            # a folder without permission, a full disk: whoever owns the machine can act
         return _failed(2, f"{error.filename or 'this machine'}: {error.strerror or error}", debug)
     except (MemoryError, RuntimeError) as error:
@@ -936,6 +936,13 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except Exception as error:          # the outermost place: whatever arrives here is a fault of ours
         return _fault(error, debug)
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: FunnelrankError | CycloptsError) -> str:
+    """What is wrong; where an option is missing that has a few values, those too."""
+    hint = error.argument.hint if isinstance(error, MissingArgumentError) and error.argument else None
+    values = get_args(hint) if get_origin(hint) is Literal else ()
+    return f"{str(error).rstrip('.')}: one of {', '.join(values)}" if values else str(error)
 
 
 def _fault(error: Exception, debug: bool) -> int:
