@@ -1,7 +1,7 @@
 // Distinct keys, texts or whole numbers, found by their value: a table of slots by open addressing, made by the caller.
 // A plain C interface over raw pointers; data/tables.py does the same with sorted hashes in numpy.
 //
-//   keys_index   enters keys 0 .. n - 1 into slots
+//   keys_index   enters keys 0 .. n - 1 into slots, and says for each where the first one like it stands
 //   keys_find    where each of other values stands among them
 //
 // A slot holds 16 bits of its key's hash above the key's number, and only a key whose bits agree is compared, byte by
@@ -93,11 +93,12 @@ void each(int64_t n, const Keys& query, const Keys& keys, const Slots& slots, Wo
 }
 
 template <class Keys>
-int64_t index(int64_t n, const Keys& keys, const Slots& slots) {
+int64_t index(int64_t n, const Keys& keys, const Slots& slots, int64_t* first) {
     int64_t repeated = 0;
     each(n, keys, keys, slots, [&](int64_t i, uint64_t hash, uint64_t& slot) {
         if (slot == EMPTY) slot = (hash & ~NUMBER) | static_cast<uint64_t>(i);
         else ++repeated;
+        if (first) first[i] = static_cast<int64_t>(slot & NUMBER);
     });
     return repeated;
 }
@@ -112,10 +113,12 @@ void find(int64_t n, const Keys& query, const Keys& keys, const Slots& slots, in
 }  // namespace
 
 // Texts are offsets [n + 1] and bytes; whole numbers are values [n], and null for bytes. `size` is a power of two and
-// larger than n; slots [size] are all ones. How many keys stand there before: only the first of equal ones is found.
-API int64_t keys_index(int64_t n, const int64_t* keys, const char* bytes, int64_t size, uint64_t* slots) {
+// larger than n; slots [size] are all ones. Only the first of equal keys is found: `first` [n], or null, is where it
+// stands. Returns how many keys are like one before.
+API int64_t keys_index(int64_t n, const int64_t* keys, const char* bytes, int64_t size, uint64_t* slots,
+                       int64_t* first) {
     const Slots all{slots, static_cast<uint64_t>(size - 1)};
-    return bytes ? index(n, Texts{keys, bytes}, all) : index(n, Numbers{keys}, all);
+    return bytes ? index(n, Texts{keys, bytes}, all, first) : index(n, Numbers{keys}, all, first);
 }
 
 // The number of each value [n] of `query` among the keys that `slots` was made of, -1 for one that is none.

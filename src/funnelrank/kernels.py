@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_kernels.so")
-VERSION = 11                                        # of the interface; csrc/rows.cpp says the same
+VERSION = 12                                        # of the interface; csrc/rows.cpp says the same
 FEW = 4096                                          # keys that numpy sorts faster
 _NUMBER, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3       # of glibc's malloc.h
@@ -50,7 +50,7 @@ FUNCTIONS = {                                       # name -> result, arguments
     "take_rows": (_NUMBER, [_POINTER]),
     "take_values": (None, [_POINTER]),
     "sort_keys": (None, [_POINTER, _POINTER, _NUMBER, _NUMBER]),
-    "keys_index": (_NUMBER, [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER]),
+    "keys_index": (_NUMBER, [_NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER]),
     "keys_find": (None, [_NUMBER, *[_POINTER] * 4, _NUMBER, _POINTER, _POINTER]),
     "lists_find": (None, [_NUMBER, _POINTER, _NUMBER, _NUMBER, _POINTER, _POINTER]),
     "lists_offsets": (_NUMBER, [_NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER]),

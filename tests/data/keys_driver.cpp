@@ -63,7 +63,11 @@ int main() {
         const Packed keys(texts), query(others);
         auto slots = slots_for(n);
         std::vector<int64_t> found(m);
-        const int64_t repeated = keys_index(n, keys.offsets.data(), keys.data(), slots.size(), slots.data());
+        std::vector<int64_t> first(n);
+        const int64_t repeated = keys_index(n, keys.offsets.data(), keys.data(), slots.size(), slots.data(),
+                                            turn % 2 ? first.data() : nullptr);
+        if (turn % 2)
+            for (int64_t i = 0; i < n; ++i) check(first_places(texts)[texts[i]] == first[i], "first");
         keys_find(m, query.offsets.data(), query.data(), keys.offsets.data(), keys.data(), slots.size(), slots.data(),
                   found.data());
         compare(texts, others, repeated, found);
@@ -71,7 +75,7 @@ int main() {
         for (auto* all : {&numbers, &asked})
             for (auto& number : *all) number = int64_t(draw() % 500) * (turn % 2 ? 1 : INT64_MAX / 500);
         slots = slots_for(n);
-        const int64_t twice = keys_index(n, numbers.data(), nullptr, slots.size(), slots.data());
+        const int64_t twice = keys_index(n, numbers.data(), nullptr, slots.size(), slots.data(), nullptr);
         keys_find(m, asked.data(), nullptr, numbers.data(), nullptr, slots.size(), slots.data(), found.data());
         compare(numbers, asked, twice, found);
     }

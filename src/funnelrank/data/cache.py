@@ -3,7 +3,7 @@
     <folder>/encoded-<key>/   rows.bin                                  a record a row, little-endian
                               list0.values.bin list0.weights.bin ...    of all rows, one after another
                               meta.json    shapes, types, counts, coverage, and what the key was made from
-                              meta.sum     checksums of these files (CRC-32), held against them at every opening
+                              meta.sum     checksums of these files (CRC-32), held against them at every later opening
 
     <folder>/part-<key>/      the same of one file of several, encoded by a task of its own; joined, and then removed
 
@@ -109,7 +109,7 @@ def open_encoded(encoder: Encoder, source: Source, data: Data, folder: Path | No
         sweep(Path(folder), "encoded-" + "[0-9a-f]" * KEY)
         parts = _parts_of(encoder, source, rules, Path(folder))
         _write(target, made_from, encoder, source, rules, progress, threads, says, parts)
-        found = _open(target)
+        found = _open(target, written=True)
         assert found is not None, target
         for part in parts:
             remove_folder(part)
@@ -317,8 +317,9 @@ class _OnDisk:
                 closing.callback(file.close)
 
 
-def _open(target: Path) -> EncodedSplit | None:
-    """A complete split, or None: not there, or damaged, and then to be made again."""
+def _open(target: Path, written: bool = False) -> EncodedSplit | None:
+    """A complete split, or None: not there, or damaged, and then to be made again. One that this process has just
+    `written` is not read again to be held against its sums."""
     if (path := find_folder(target)) is None:
         return None
     try:
@@ -331,7 +332,8 @@ def _open(target: Path) -> EncodedSplit | None:
                 for name, length in meta["lengths"].items()}
     except (OSError, ArtefactError, LookupError, TypeError):
         return None
-    if any(array is None or crc32(array.view(np.uint8)) != sums.get(name, 0) for name, array in maps.items()):
+    if any(array is None or not written and crc32(array.view(np.uint8)) != sums.get(name, 0)
+           for name, array in maps.items()):
         return None
     split = _split(maps.pop, meta, path)
     hold(path, split)

@@ -33,7 +33,7 @@ from funnelrank.data.parse import (
     zero_for_null,
 )
 from funnelrank.data.readings import at_keys, known_numbers, number_lists, pooled, vectors
-from funnelrank.data.tables import Dimension, canonical
+from funnelrank.data.tables import Dimension, canonical, text_codes
 from funnelrank.data.vocab import Family, hash_values, is_whole, nulls, splitmix64, to_family
 from funnelrank.errors import DataError, did_you_mean
 from funnelrank.schema import Schema, is_number, table_of
@@ -342,8 +342,7 @@ class Rows:
         def make() -> dict[str, np.ndarray]:
             names = [n for n in self.reader.compared if features[n].space == space]
             arrays = [self._plain(n) for n in names]
-            coded = pa.concat_arrays(arrays).dictionary_encode().indices
-            coded = zero_for_null(coded).to_numpy()
+            coded = text_codes(pa.concat_arrays(arrays))
             return dict(zip(names, np.split(coded, np.cumsum([len(a) for a in arrays])[:-1])))
         return self._keep((space, "codes"), make)[name]
 

@@ -87,8 +87,9 @@ class KeyIndex:
                 self.table[keys - low] = np.arange(len(keys))
                 return
         if len(values) and (native := library()) is not None:
-            self.slots = np.full(2 << len(values).bit_length(), -1, np.int64)
-            self.repeated = native.keys_index(len(values), *_pointers(values), len(self.slots), self.slots.ctypes.data)
+            self.slots = _slots(values)
+            self.repeated = native.keys_index(len(values), *_pointers(values), len(self.slots), self.slots.ctypes.data,
+                                              None)
             return
         keys = _hashes(values) if self.family == "string" else keys
         self.order = np.argsort(keys, kind="stable")
@@ -168,6 +169,22 @@ class KeyIndex:
             open_ = open_[at[open_] < len(self.sorted)]
         codes = coded.indices.fill_null(len(texts)).to_numpy()
         return np.append(found, -1)[codes]
+
+
+def text_codes(texts: pa.Array) -> np.ndarray:
+    """Whole numbers [n] int64, equal where two texts of large_string [n] are; 0 where one is null."""
+    if not len(texts) or (native := library()) is None:
+        return texts.dictionary_encode().indices.fill_null(0).to_numpy().astype(np.int64)
+    slots, codes = _slots(texts), np.empty(len(texts), np.int64)
+    native.keys_index(len(texts), *_pointers(texts), len(slots), slots.ctypes.data, codes.ctypes.data)
+    if texts.null_count:
+        codes[texts.is_null().to_numpy(zero_copy_only=False)] = 0
+    return codes
+
+
+def _slots(keys: pa.Array) -> np.ndarray:
+    """Empty ones for these keys, a quarter to a half of which will be filled."""
+    return np.full(2 << len(keys).bit_length(), -1, np.int64)
 
 
 def _pointers(array: pa.Array) -> tuple[int, int | None]:

@@ -153,12 +153,14 @@ class Vocab:
             with self._making:
                 if self._index is None:
                     self._index = KeyIndex(self._values)
-            ids = self._index.find(array) + FIRST          # -1, not found, becomes OOV
+            ids = self._index.find(array)
+            ids += FIRST                                   # -1, not found, becomes OOV
         elif self.space.made == "hash":
             ids = _in_buckets(hash_values(array), np.uint64(self.space.size))
         else:
             numbers = _numpy(array)
-            ids = np.where((numbers >= 0) & (numbers < self.space.size), numbers + FIRST, OOV)
+            ids = np.add(numbers, FIRST, dtype=np.int32, casting="unsafe")
+            ids[numbers.view(np.uint64) >= self.space.size] = OOV              # negative ones are huge there
         if array.null_count:
             ids[nulls(array)] = PAD
         return ids.astype(np.int32, copy=False)
