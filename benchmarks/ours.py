@@ -93,7 +93,8 @@ def encode(gate: Gate, said: dict, out: Path) -> None:
     """Parquet to cache, into a new folder each time. With `fit`, what is counted is fitting the vocabularies."""
     folder = made(FOLDER / "data", int(said["ids"]), said["rows"], strings=said["strings"])
     config = load(log_config(folder, out / "cache", numbered=not said["strings"],
-                             lists="auto" if said["strings"] else "off", train={"out": str(out)}))
+                             lists="auto" if said["strings"] else "off",
+                             train={"out": str(out), "threads": 1}))
     data = flow.open_data(config)
     encoder = flow.prepare(config, data)
 
