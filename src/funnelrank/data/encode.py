@@ -54,7 +54,7 @@ from funnelrank.sealed import inside, read_json
 from funnelrank.settings import AnyEngine
 
 FORMAT = 1
-BLOCK = 8192                    # rows worked on at once: their lists stay in a core's cache
+BLOCK = 16384                   # rows worked on at once: fewer calls, and lists that stay near the core
 FEW = 1024                      # rows whose plain features are worth doing together
 SCENARIO = "data.scenario"      # its key among the counts; no feature's name has a dot
 NO_USER = -1
