@@ -34,7 +34,7 @@ from funnelrank.settings import RowOptimiser
 
 TUNING = (100, 101)                   # seeds that only choose
 RATES = {"adagrad": (0.05, 0.1, 0.2, 0.4, 0.8), "rowwise_adagrad": (0.05, 0.1, 0.2, 0.4, 0.8),
-         "adam": (0.001, 0.003, 0.01, 0.03, 0.1), "sgd": (1.0, 3.0, 10.0, 30.0, 100.0)}
+         "adam": (0.001, 0.003, 0.01, 0.03, 0.1), "sgd": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 
 
 class PerSpace(nn.Module):
