@@ -60,7 +60,8 @@ OURS = ("auto", "auto-te", "shared_bottom", "single_task", "mmoe", "omoe", "cgc"
 THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
 TRIALS = {
     "ours": ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"]),
-    "lightgbm": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"learning_rate": 0.1}),
+    "lightgbm": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"most_values": 10**9}),
+    "lightgbm-te": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"learning_rate": 0.1}),
     "rechub": ({}, {"lr": 3e-3}, {"lr": 3e-4}, {"batch": 512})}
 MOST_TRIALS = 4
 ENCODED = {"kuairand": [      # rates of labels of earlier days, beside the example's features
@@ -168,7 +169,7 @@ def key(log: Log, model: str, trial: int) -> str:
 
 
 def trials(model: str) -> tuple:
-    return TRIALS["ours" if model in OURS else model.split("-")[0]]
+    return TRIALS["ours" if model in OURS else model if model in TRIALS else model.split("-")[0]]
 
 
 def done(folder: Path, key: str) -> bool:

@@ -1,6 +1,6 @@
 """LightGBM on encoded rows, a model a label: trees.py FOLDER lightgbm|lightgbm-te SEED SETTINGS (see contest.py).
 
-lightgbm     numbers as they are, ids of up to 256 values as categories: larger ones overfit, and do worse on valid
+lightgbm     numbers as they are, ids of up to `most_values` values (a setting of this file) as categories
 lightgbm-te  the same numbers; each id as its 5-fold smoothed target encodings of all labels
 Trees stop growing where AUC on valid does not rise for 50 rounds.
 """
@@ -15,10 +15,9 @@ import numpy as np
 
 SMOOTHING = 20.0
 FOLDS = 5
-MOST = 256               # values of a category
-SETTINGS = {"objective": "binary", "metric": "auc", "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 100,
-            "feature_fraction": 0.5, "bagging_fraction": 0.8, "bagging_freq": 1, "cat_smooth": 50, "max_bin": 127,
-            "num_threads": 1, "verbose": -1}
+SETTINGS = {"most_values": 256, "objective": "binary", "metric": "auc", "learning_rate": 0.05, "num_leaves": 63,
+            "min_data_in_leaf": 100, "feature_fraction": 0.5, "bagging_fraction": 0.8, "bagging_freq": 1,
+            "cat_smooth": 50, "max_bin": 127, "num_threads": 1, "verbose": -1}
 
 
 def main() -> None:
@@ -26,7 +25,8 @@ def main() -> None:
     meta = json.loads((place / "meta.json").read_text())
     splits = {s: dict(np.load(place / f"{s}.npz")) for s in meta["splits"]}
     clock = time.process_time()
-    x, categories = (encoded if model.endswith("-te") else plain)(meta, splits, seed)
+    most = settings.pop("most_values")
+    x, categories = encoded(meta, splits, seed) if model.endswith("-te") else plain(meta, splits, most)
     answers = {s: [] for s in splits if s != "train"}
     trees = []
     for t in range(len(meta["tasks"])):
@@ -45,8 +45,8 @@ def main() -> None:
     print(json.dumps({"cpu_seconds": round(time.process_time() - clock, 1), "trees": trees}))
 
 
-def plain(meta: dict, splits: dict, seed: int) -> tuple[dict[str, np.ndarray], list[int]]:
-    small = [i for i, name in enumerate(meta["ids"]) if meta["size"][meta["space"][name]] <= MOST]
+def plain(meta: dict, splits: dict, most: int) -> tuple[dict[str, np.ndarray], list[int]]:
+    small = [i for i, name in enumerate(meta["ids"]) if meta["size"][meta["space"][name]] <= most]
     columns = {s: np.column_stack([arrays["numbers"], arrays["ids"][:, small]]).astype(np.float32)
                for s, arrays in splits.items()}
     first = splits["train"]["numbers"].shape[1]
