@@ -9,7 +9,7 @@ in --out (.contest); the command goes on where it stopped, --minutes ends it bet
 config, encoder or worker's code differs is measured anew. Features, rows and their encoding are the same for all models
 of a log: the example's config, with only `model` changed. Each model, those of others too, may try four settings with
 seed 0 (TRIALS); the best on valid (mean AUC) is trained with the other seeds, and only its test figures are shown. One
-thread, one training at a time.
+thread, one training at a time. Networks of one task (NETWORKS), one for each, and torch-rechub's take part on KuaiRand.
 
 A row `NAME-te` is NAME with encodings of labels besides: of ours, `rate` features of earlier days' labels (ENCODED);
 of LightGBM, the usual encodings by five random folds. LightGBM and torch-rechub run in .bench-env (see the Makefile),
@@ -55,8 +55,10 @@ LOGS = {     # example, folder, settings beside the example's
     "globo": ("globo/aitm.yaml", "globo_news", []),
 }
 HEAD = {"globo": 300_000}        # train rows that are used: the latest so many
-OURS = ("auto", "auto-te", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm",
-        "star", "hmoe", "pepnet", "apg", "m2m")
+SYSTEMS = ("auto", "auto-te", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm",
+           "star", "hmoe", "pepnet", "apg", "m2m")
+NETWORKS = ("lr", "fm", "fnn", "pnn", "nfm", "afm", "deepfm", "autoint", "dcn_v2", "din")   # one for each task
+OURS = (*SYSTEMS, *NETWORKS)
 THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
 TRIALS = {
     "ours": ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"]),
@@ -112,7 +114,7 @@ def main() -> None:
 
 def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
     logs: dict[bool, Log] = {}
-    models = [m for m in said.models.split(",") if (name == "kuairand" or not m.startswith("rechub"))
+    models = [m for m in said.models.split(",") if (name == "kuairand" or m not in NETWORKS and "rechub" not in m)
               and (name in ENCODED or m != "auto-te")]
     for seed in range(said.seeds):                     # all models with one seed before the next: parts are even
         for model in models:
