@@ -309,7 +309,8 @@ class Number(FeatureSettings):
     indicator: bool | Literal["auto"] = "auto"
     """A second number that is 1 where the value is missing. `auto`: only if train has missing values."""
     buckets: int | None = Field(None, ge=2, le=65536)
-    """Cut into so many buckets of equal count, as an embedded id instead of a number."""
+    """Cut into at most so many buckets of about equal count, as an embedded id instead of a number. A frequent value
+    has one of its own."""
     boundaries: list[float] | None = Field(None, min_length=1)
     """Cut at these values instead: x < b0, b0 <= x < b1, ..."""
 
@@ -378,7 +379,7 @@ class Bag(FromColumns):
     default: IdValue | None = None
     """The one value of a list that is null or empty."""
     buckets: int | None = Field(None, ge=2, le=65536)
-    """The list holds numbers, each cut into so many buckets of equal count."""
+    """The list holds numbers, each cut into at most so many buckets of about equal count."""
     boundaries: list[float] | None = Field(None, min_length=1)
     """Cut them at these values instead: x < b0, b0 <= x < b1, ..."""
     max_len: int | None = Field(None, ge=1)
@@ -397,7 +398,7 @@ class Sequence(FromColumns):
     default: IdValue | None = None
     """The one value of a list that is null or empty."""
     buckets: int | None = Field(None, ge=2, le=65536)
-    """The list holds numbers, such as prices or seconds, each cut into so many buckets of equal count."""
+    """The list holds numbers, such as prices or seconds, each cut into at most so many buckets of about equal count."""
     boundaries: list[float] | None = Field(None, min_length=1)
     """Cut them at these values instead: x < b0, b0 <= x < b1, ..."""
     max_len: int = Field(50, ge=1)

@@ -115,3 +115,31 @@ def test_a_full_sample_stays_uniform_and_does_not_depend_on_parts(monkeypatch):
         cuts.append(sample.boundaries(4))
     assert cuts[0] == cuts[1]
     np.testing.assert_allclose(cuts[0], [.25, .5, .75], atol=.06)
+
+
+def ids_of(values, buckets) -> dict[float, int]:
+    sample = Sample()
+    sample.add(np.array(values, np.float64))
+    distinct = np.unique(values).astype(float)
+    return dict(zip(distinct.tolist(), bucket_ids(distinct, sample.boundaries(buckets), 0).tolist()))
+
+
+def test_a_value_as_frequent_as_a_bucket_has_one_of_its_own_and_the_others_share_the_rest():
+    tail = np.arange(1, 61)
+    ids = ids_of(np.concatenate([np.zeros(10_000), tail]), 16)         # quantiles alone would see no tail
+    assert ids[0.] == 0 and set(ids.values()) == set(range(16))
+    assert np.bincount([ids[float(v)] for v in tail])[1:].tolist() == [4] * 15
+    ids = ids_of(np.concatenate([np.full(10_000, 30.), np.full(5000, 31.), tail[tail > 31], tail[tail < 30]]), 16)
+    alone = [v for v in ids if list(ids.values()).count(ids[v]) == 1]
+    assert {30., 31.} <= set(alone) and set(ids.values()) == set(range(16))
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(2, 14))
+@settings(max_examples=60, deadline=None)
+def test_each_value_has_a_bucket_of_its_own_where_there_are_enough(values, buckets):
+    ids = ids_of(values, buckets)
+    if len(ids) <= buckets:
+        assert list(ids.values()) == list(range(len(ids)))
+    heaviest = max(set(values), key=values.count)
+    if values.count(heaviest) * buckets >= len(values) and buckets > 2:
+        assert list(ids.values()).count(ids[heaviest]) == 1

@@ -232,15 +232,17 @@ def test_ties_and_boundaries_are_ours_whatever_the_values(tmp_path, data, min_co
 
 
 def test_approximate_quantiles_are_named_and_near(tmp_path, engine):
-    features = {"x": {"kind": "number", "buckets": 10}}
+    features = {name: {"kind": "number", "buckets": 10} for name in "xy"}
     x = np.random.default_rng(0).permutation(4000).astype(float)
     none = np.zeros(4000, np.int64)
-    pq.write_table(pa.table({"x": x, "tab": none, "user": none, "time": none, "click": none, "buy": none}),
-                   tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": x, "y": np.maximum(x - 3600, 0), "tab": none, "user": none, "time": none,
+                             "click": none, "buy": none}), tmp_path / "a.parquet")
     events = []
     found = fit(settings(features, {"name": engine, "quantiles": "approximate"}), tmp_path, events)
-    assert events[0]["quantiles"] == "approximate" and events[0]["buckets"] == ["x"]
+    assert events[0]["quantiles"] == "approximate" and events[0]["buckets"] == ["x", "y"]
     np.testing.assert_allclose(found.boundaries["x"], np.arange(1, 10) * 400, atol=80)
+    assert found.boundaries["y"][0] == 1                # nine tenths are 0, which has a bucket of its own
+    np.testing.assert_allclose(found.boundaries["y"], 1 + np.arange(9) * 399 / 9, atol=20)
 
 
 @pytest.mark.skipif(not all(map(find_spec, ("ibis", "duckdb"))), reason="needs funnelrank[scale]")

@@ -104,22 +104,63 @@ class Sample:
         return hashes >> np.uint64(64 - self._halvings) == 0 if self._halvings else np.ones(len(hashes), bool)
 
     def boundaries(self, buckets: int) -> list[float]:
-        """Rising values, at most buckets - 1 of them, that cut the sample into parts of about equal count."""
-        if not len(self._values):
-            return []
-        cuts = np.quantile(self._values, np.arange(1, buckets) / buckets, method="higher")
-        return rising(cuts, self._values.min())
+        """Those of `boundaries`, of the sample."""
+        return boundaries(*np.unique(self._values, return_counts=True), buckets)
 
 
-def rising(cuts: np.ndarray, low: float) -> list[float]:
-    """Distinct cuts in order, without those that nothing lies below."""
-    return [float(cut) for cut in np.unique(cuts) if cut > low]
+def boundaries(values: np.ndarray, counts: np.ndarray, buckets: int) -> list[float]:
+    """Rising cuts, at most buckets - 1 of them, of distinct values [k] that rise and how often each is there [k].
+
+    A value that is there as often as a bucket would be has one of its own; the others are cut into parts of about equal
+    count (`OwnBuckets`).
+    """
+    if not len(values):
+        return []
+    heavy = np.lexsort((values, -counts))[:buckets]
+    own = OwnBuckets(values[heavy], counts[heavy], np.append(values[1:], np.nan)[heavy], int(counts.sum()),
+                     float(values[0]), buckets)
+    rest = ~np.isin(values, own.values)
+    return own.with_cuts(at_ranks(values[rest], np.cumsum(counts[rest]), own.left))
+
+
+class OwnBuckets:
+    """Which values have a bucket of their own, and how many buckets are left for the others.
+
+    The most frequent value has one if it is there at least as often as each of `buckets` would be filled on average;
+    then the next, of what is left, and so on, as long as there are buckets.
+
+    values, counts, following   [k]: the most frequent first; how often; the next larger value, NaN behind the last
+    known, low                  how many numbers there are, and the smallest
+    """
+
+    def __init__(self, values: np.ndarray, counts: np.ndarray, following: np.ndarray, known: int, low: float,
+                 buckets: int):
+        self.values: list[float] = []
+        self.cuts: set[float] = set()               # where these buckets begin and end
+        self._low, self._buckets = low, buckets
+        for value, count, after in zip(values.tolist(), counts.tolist(), following.tolist()):
+            ends = {cut for cut in (value, after) if cut > low} - self.cuts
+            if count * (buckets - len(self.values)) < known or len(self.cuts) + len(ends) >= buckets:
+                break
+            self.values.append(value)
+            self.cuts |= ends
+            known -= count
+
+    @property
+    def left(self) -> int:
+        return self._buckets - len(self.cuts)
+
+    def with_cuts(self, cuts: np.ndarray) -> list[float]:
+        """All cuts together in order, without those that nothing lies below."""
+        return sorted(cut for cut in self.cuts.union(cuts.tolist()) if cut > self._low)
 
 
 def at_ranks(values: np.ndarray, upto: np.ndarray, buckets: int) -> np.ndarray:
     """The quantiles of numpy's method "higher", of distinct values [k] that rise and how many of all numbers are not
     above each [k]. Values between two that a quantile falls on may be left out.
     """
+    if not len(values):
+        return values
     ranks = np.ceil((upto[-1] - 1) * (np.arange(1, buckets) / buckets)).astype(np.int64)
     return values[np.searchsorted(upto, ranks, "right")]
 
@@ -208,9 +249,8 @@ class NumberStatistics:
         self._moments = Summary(count, float(y.min()), float(y.max()), mean,
                                 float(np.sqrt(np.square(y - mean) @ times / count)))
         if self.settings.buckets:
-            order = np.argsort(values)
-            cuts = at_ranks(values[order], np.cumsum(times[order]), self.settings.buckets)
-            self._cuts = rising(cuts, values.min())
+            values, place = np.unique(values, return_inverse=True)
+            self._cuts = boundaries(values, np.bincount(place, times).astype(np.int64), self.settings.buckets)
 
     def boundaries(self) -> list[float]:
         if self._cuts is not None and self.settings.buckets:

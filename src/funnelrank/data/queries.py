@@ -6,8 +6,9 @@ and lists are cut as parse.py cuts them.
     counted       stream -> value, count
     frequent      counted -> the values of a vocabulary, the most frequent first, ties by value
     summary       one row: of each column of numbers how many are known, their mean, deviation, least and most
+    heaviest      the most frequent numbers, and the next larger one of each
     cuts          the values at which sorted numbers pass from one bucket to the next, and few others
-    approximate   the same by the engine's own sketch, which is another on each engine
+    approximate   the same by the engine's own sketch, which is another on each engine; `following` belongs to it
     by_period     of each value in each period, how many rows, and how many of them with label 1
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import ibis
@@ -116,14 +118,20 @@ def summary(table: Any, columns: dict[str, Any], logged: set[str]) -> Any:
     return table.agg(**asked)
 
 
-def cuts(table: Any, values: Any, buckets: int, known: int) -> Any:
+def heaviest(table: Any, values: Any, buckets: int) -> Any:
+    """The most frequent numbers, at most `buckets` of them: value, count and the next larger one (`following`)."""
+    counts = counted([_numbers(table, values)])
+    counts = counts.mutate(following=counts.value.lead().over(order_by=counts.value))
+    return counts.order_by([ibis.desc("count"), "value"]).limit(buckets)
+
+
+def cuts(table: Any, values: Any, buckets: int, known: int, without: Sequence[float] = ()) -> Any:
     """Distinct values and how many of the `known` numbers are not above them (`upto`), of those at a bucket's end.
 
     Bucket k of B begins at rank ceil(k (n - 1) / B), from 0. A value is kept where one of these may fall on it; two
-    ranks of room are left for how a quotient is rounded.
+    ranks of room are left for how a quotient is rounded. Numbers of `without` are left out, of `known` too.
     """
-    counts = table.select(value=_known(values))
-    counts = counts.filter(counts.value.notnull()).group_by("value").agg(count=lambda t: t.count())
+    counts = counted([_numbers(table, values, without)])
     counts = counts.mutate(upto=counts["count"].cumsum(order_by=counts.value))
     step = max(known - 1, 1)
     bucket = lambda rank: (rank.cast("float64") * buckets / step).floor()
@@ -131,10 +139,23 @@ def cuts(table: Any, values: Any, buckets: int, known: int) -> Any:
     return counts.filter(ends).select("value", "upto")
 
 
-def approximate(table: Any, values: Any, buckets: int) -> Any:
-    """One row: approximate quantiles k / buckets, as a list."""
-    table = table.select(value=_known(values))
+def approximate(table: Any, values: Any, buckets: int, without: Sequence[float] = ()) -> Any:
+    """One row: approximate quantiles k / buckets of all numbers but some, as a list."""
+    table = _numbers(table, values, without)
     return table.agg(cuts=table.value.approx_quantile([k / buckets for k in range(1, buckets)]))
+
+
+def following(table: Any, values: Any, each: Sequence[float]) -> Any:
+    """One row: f0, f1, ... the smallest number above each."""
+    table = _numbers(table, values)
+    return table.agg(**{f"f{i}": table.value.min(where=table.value > value) for i, value in enumerate(each)})
+
+
+def _numbers(table: Any, values: Any, without: Sequence[float] = ()) -> Any:
+    """A stream of those that are known."""
+    table = table.select(value=_known(values))
+    wanted = table.value.notnull()
+    return table.filter(wanted & table.value.notin(list(without)) if len(without) else wanted)
 
 
 def by_period(stream: Any, keys: list[str]) -> Any:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from funnelrank.data.columns import Reader, crossed_codes
 from funnelrank.data.engine import DuckDB, Spark, open_engine
 from funnelrank.data.events import HistorySource
-from funnelrank.data.numbers import UNIFORM, NumberStatistics, Summary, at_ranks, logged, rising
+from funnelrank.data.numbers import UNIFORM, NumberStatistics, OwnBuckets, Summary, at_ranks, logged
 from funnelrank.data.parse import Values, newest
 from funnelrank.data.rates import Lines, summed_lines
 from funnelrank.data.sift import Sifted
@@ -44,6 +44,7 @@ KNOWN = {     # keys that expressions here honour; a feature that says another i
     "bag": {"separator", "max_len", "pool"}, "sequence": {"separator", "max_len", "latest", "target", "pool"},
     "number": {"log", "scale", "clip", "indicator", "buckets", "boundaries"}, "cross": {"of"}, "length": {"of"},
     "gap": {"since", "until"}, "rate": {"of", "task", "period", "strength"}}
+MOST_HEAVY = 64           # numbers with a bucket of their own where quantiles are approximate
 SHARE, LINE = 4, 32       # an answer may hold memory / SHARE, at LINE bytes a row
 
 
@@ -347,12 +348,30 @@ class _Asked:
         if not known:
             return []
         if self.said.quantiles == "approximate":
-            answer = self._fetch(self.q.approximate(self.train, values, buckets)).to_pylist()[0]
-            return rising(np.array(answer["cuts"]), low)
-        answer = self._fetch(self.q.cuts(self.train, values, buckets, known), f"features.{name}: its values")
-        upto, value = _whole(answer, "upto"), _column(answer, "value", pa.float64()).to_numpy()
+            return self._approximate_cuts(values, buckets, low)
+        whose = f"features.{name}: its values"
+        answer = self._fetch(self.q.heaviest(self.train, values, buckets), whose)
+        doubles = lambda table, column: _column(table, column, pa.float64()).to_numpy(zero_copy_only=False)
+        counts = _whole(answer, "count")
+        own = OwnBuckets(doubles(answer, "value"), counts, doubles(answer, "following"), known, low, buckets)
+        rest = known - int(counts[:len(own.values)].sum())
+        answer = self._fetch(self.q.cuts(self.train, values, own.left, rest, own.values), whose)
+        upto = _whole(answer, "upto")
         order = np.argsort(upto)
-        return rising(at_ranks(value[order], upto[order], buckets), low)
+        return own.with_cuts(at_ranks(doubles(answer, "value")[order], upto[order], own.left))
+
+    def _approximate_cuts(self, values: Any, buckets: int, low: float) -> list[float]:
+        """A number that is several of the quantiles is there about as often as so many buckets would be filled."""
+        quantiles = lambda *asked: np.array(self._fetch(self.q.approximate(self.train, values, *asked)).to_pylist()[0][
+            "cuts"] or [], np.float64)
+        found, times = np.unique(quantiles(buckets), return_counts=True)
+        heavy = np.lexsort((found, -times))[:int((times > 1).sum())][:MOST_HEAVY]
+        if not len(heavy):
+            return sorted(found[found > low].tolist())
+        after = self._fetch(self.q.following(self.train, values, found[heavy].tolist())).to_pylist()[0]
+        after = np.array([after[f"f{i}"] for i in range(len(heavy))], np.float64)
+        own = OwnBuckets(found[heavy], times[heavy], after, buckets, low, buckets)
+        return own.with_cuts(quantiles(own.left, own.values) if own.left > 1 else np.zeros(0))
 
     # ---- rates
 
