@@ -129,7 +129,8 @@ def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
                 if seed:
                     trial = best_trial(said.out / name / model, said.trials)
                 folder = said.out / name / model / f"trial-{trial}" / f"seed-{seed}"
-                if done(folder, key(log, model, trial)):
+                if done(folder, key(log, model, trial)) or (        # or the example says what this setting says
+                        key(log, model, trial) in [key(log, model, t) for t in range(trial)]):
                     continue
                 print(f"{time.strftime('%H:%M:%S')} {name} {model} trial {trial} seed {seed}", flush=True)
                 try:
