@@ -82,6 +82,12 @@ def test_a_short_config_is_filled_with_every_default(file):
     assert "length(shown)" in c.schema.features and c.schema.task_names == ["click", "buy"]
 
 
+@pytest.mark.parametrize("tasks", ["{y: }", "{y: , z: {after: y}}"])
+def test_a_config_that_names_no_model_has_the_recipe_auto(file, tasks):
+    named, bare = (config.load(file(f"features: {{a: }}\ntasks: {tasks}\n{line}")) for line in ("model: auto\n", ""))
+    assert bare == named and bare.settings.model["represent"]["name"] == "dcn_v2"
+
+
 def test_data_starts_at_the_files_folder_or_where_an_edit_was_typed(file, tmp_path, monkeypatch):
     path = file(GOOD)
     monkeypatch.chdir("/")

@@ -56,18 +56,12 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     train = value.get("train")
     if isinstance(train, dict) and isinstance(train.get("track"), list):
         train["track"] = [{"name": t} if isinstance(t, str) else t for t in train["track"]]
-    model = value.setdefault("model", {"name": _usual_model(value.get("tasks"))})
+    model = value.setdefault("model", {"name": "auto"})
     if isinstance(model, str):
         model = value["model"] = {"name": model}
     if isinstance(model, dict):
         name = model.get("name")
         _fill_slots(model, schema["x-recipes"].get(name, {}) if isinstance(name, str) else {}, schema)
-
-
-def _usual_model(tasks: Any) -> str:
-    """AITM where a task comes after another; without a funnel there is nothing for it to transfer."""
-    after = isinstance(tasks, dict) and any(isinstance(t, dict) and t.get("after") for t in tasks.values())
-    return "aitm" if after else "shared_bottom"
 
 
 def _fill_slots(model: dict[str, Any], recipe: Mapping[str, Any], schema: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ See [tasks.md](tasks.md).""",
     "model": """\
 A paper by name, or five slots of parts. `model: aitm` is short for `model: {name: aitm}`. A part's key changes that
 key alone (`represent: {hidden: [64]}`); another `name` swaps the part (`predict: towers`). Without this section the
-model is AITM.""",
+model is `auto`.""",
     "train": "The run.",
     "calibrate": """\
 What is done to probabilities after training, fitted on valid and shipped in the artefact. See

@@ -1084,7 +1084,7 @@ class Settings(Section):
     features: Features
     tasks: dict[Name, Task] = Field(min_length=1)
     embedding: Embedding = Embedding()
-    model: dict[str, Any] = {"name": "aitm"}
+    model: dict[str, Any] = {"name": "auto"}
     """`name` of a paper and its slots; checked against the parts' constructors."""
     train: Train = Train()
     calibrate: Calibrate = Calibrate()
