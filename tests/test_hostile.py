@@ -31,7 +31,7 @@ def artefact(tmp_path_factory):
     features = {"item": "id", "tab": "id", "price": "number",
                 "cut": {"kind": "number", "column": "price", "buckets": 3}}
     config = load({"data": {"scenario": "tab"}, "features": features, "tasks": {"click": {}}, "embedding": {"width": 4},
-                   "train": {"threads": 1, "out": str(folder / "run")}})
+                   "model": "shared_bottom", "train": {"threads": 1, "out": str(folder / "run")}})
     return api.train(config, train=rows).folder / "artefact"
 
 
