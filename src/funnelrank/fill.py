@@ -13,6 +13,7 @@ from typing import Any
 from funnelrank import blocks
 from funnelrank.check import calibrator_acts
 from funnelrank.document import Path as Keys
+from funnelrank.settings import Settings
 from funnelrank.together import SLOTS
 from funnelrank.validate import follow
 
@@ -56,7 +57,7 @@ def spell_out(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     train = value.get("train")
     if isinstance(train, dict) and isinstance(train.get("track"), list):
         train["track"] = [{"name": t} if isinstance(t, str) else t for t in train["track"]]
-    model = value.setdefault("model", {"name": "auto"})
+    model = value.setdefault("model", dict(Settings.model_fields["model"].default))
     if isinstance(model, str):
         model = value["model"] = {"name": model}
     if isinstance(model, dict):

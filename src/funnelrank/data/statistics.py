@@ -351,14 +351,13 @@ class _Asked:
             return self._approximate_cuts(values, buckets, low)
         whose = f"features.{name}: its values"
         answer = self._fetch(self.q.heaviest(self.train, values, buckets), whose)
-        doubles = lambda table, column: _column(table, column, pa.float64()).to_numpy(zero_copy_only=False)
         counts = _whole(answer, "count")
-        own = OwnBuckets(doubles(answer, "value"), counts, doubles(answer, "following"), known, low, buckets)
+        own = OwnBuckets(_doubles(answer, "value"), counts, _doubles(answer, "following"), known, low, buckets)
         rest = known - int(counts[:len(own.values)].sum())
         answer = self._fetch(self.q.cuts(self.train, values, own.left, rest, own.values), whose)
         upto = _whole(answer, "upto")
         order = np.argsort(upto)
-        return own.with_cuts(at_ranks(doubles(answer, "value")[order], upto[order], own.left))
+        return own.with_cuts(at_ranks(_doubles(answer, "value")[order], upto[order], own.left))
 
     def _approximate_cuts(self, values: Any, buckets: int, low: float) -> list[float]:
         """A number that is several of the quantiles is there about as often as so many buckets would be filled."""
@@ -424,6 +423,11 @@ class _Asked:
 
 def _whole(answer: pa.Table, name: str) -> np.ndarray:
     return _column(answer, name, pa.int64()).to_numpy()
+
+
+def _doubles(answer: pa.Table, name: str) -> np.ndarray:
+    """NaN for null."""
+    return _column(answer, name, pa.float64()).to_numpy(zero_copy_only=False)
 
 
 def _column(answer: pa.Table, name: str, kind: pa.DataType) -> pa.Array:

@@ -58,7 +58,7 @@ def _each(part: str) -> dict[str, Any]:
 
 
 MODELS: dict[str, dict[str, Any]] = {
-    "auto": {     # as good on valid as any that was compared: docs/quality.md
+    "auto": {     # of a config that names no model: docs/quality.md
         "represent": {"name": "dcn_v2", "layers": 2, "rank": 64, "structure": "parallel", "hidden": [256, 128],
                       "dropout": 0.1},
         "predict": {"name": "towers"},
