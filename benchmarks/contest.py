@@ -11,9 +11,10 @@ of a log: the example's config, with only `model` changed. Each model, those of 
 seed 0 (TRIALS); the best on valid (mean AUC) is trained with the other seeds, and only its test figures are shown. One
 thread, one training at a time. Networks of one task (NETWORKS), one for each, and torch-rechub's take part on KuaiRand.
 
-A row `NAME-te` is NAME with encodings of labels besides: of ours, `rate` features of earlier days' labels (ENCODED);
-of LightGBM, the usual encodings by five random folds. LightGBM and torch-rechub run in .bench-env (see the Makefile),
-on the encoded rows of this package.
+Two models of ours have features besides (MORE): `auto-te`, which is `auto` with rates of earlier days' labels, and
+`wide_deep`, which needs crosses. Recipes that read what a log does not have are written as they ask (OTHERWISE).
+`lightgbm-te` has the usual encodings of labels by five random folds. LightGBM and torch-rechub run in .bench-env (see
+the Makefile), on the encoded rows of this package.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ LOGS = {     # example, folder, settings beside the example's
 HEAD = {"globo": 300_000}        # train rows that are used: the latest so many
 SYSTEMS = ("auto", "auto-te", "shared_bottom", "single_task", "mmoe", "omoe", "cgc", "ple", "esmm", "dbmtl", "aitm",
            "star", "hmoe", "pepnet", "apg", "m2m")
-NETWORKS = ("lr", "fm", "fnn", "pnn", "nfm", "afm", "deepfm", "autoint", "dcn_v2", "din")   # one for each task
+NETWORKS = ("lr", "fm", "fnn", "pnn", "nfm", "afm", "deepfm", "autoint", "dcn_v2", "din",      # one for each task
+            "wide_deep")
 OURS = (*SYSTEMS, *NETWORKS)
 THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
 TRIALS = {
@@ -66,9 +68,17 @@ TRIALS = {
     "lightgbm-te": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"learning_rate": 0.1}),
     "rechub": ({}, {"lr": 3e-3}, {"lr": 3e-4}, {"batch": 512})}
 MOST_TRIALS = 4
-ENCODED = {"kuairand": [      # rates of labels of earlier days, beside the example's features
-    f"features.{task}_rate_{of}={{kind: rate, of: {of}, task: {task}, period: 86400000}}"
-    for task in ("is_click", "long_view", "is_like") for of in ("video_id", "author", "tag", "music", "duration_band")]}
+MORE = {"kuairand": {             # edits that give a model features beside the example's
+    "auto-te": [f"features.{task}_rate_{of}={{kind: rate, of: {of}, task: {task}, period: 86400000}}"
+                for task in ("is_click", "long_view", "is_like")
+                for of in ("video_id", "author", "tag", "music", "duration_band")],
+    "wide_deep": [f"features.{one}_x_{other}={{kind: cross, of: [{one}, {other}]{way}}}" for one, other, way in (
+        ("tab", "video_id", ""), ("tab", "author", ""), ("active_degree", "author", ""),
+        ("tab", "duration_band", ", hash_buckets: 10000"), ("author", "duration_band", ", hash_buckets: 100000"))]}}
+OTHERWISE = {                     # a recipe reads what a log does not have, and says what to write instead
+    **{(log, "m2m"): "{name: m2m, prepare: [scenario_view]}" for log in ("hillstrom", "census", "globo")},
+    **{(log, "pepnet"): f"{{name: pepnet, predict: {{groups: [{group}]}}}}" for log, group in (
+        ("hillstrom", "context"), ("census", "context"), ("globo", "user"))}}
 BASE, BEST = "shared_bottom", "auto"
 BEGIN, END = "<!-- contest: begin -->", "<!-- contest: end -->"
 
@@ -85,8 +95,9 @@ class Log:
     config: Any
 
     def load(self, model: str, trial: list[str], seed: int, folder: str):
-        return load_config(self.example, [*self.sets, f"model={model.removesuffix('-te')}", *trial,
-                                          f"train.seed={seed}", f"train.out={folder}"])
+        model = OTHERWISE.get((self.name, model), model.removesuffix("-te"))
+        return load_config(self.example, [*self.sets, f"model={model}", *trial, f"train.seed={seed}",
+                                          f"train.out={folder}"])
 
 
 def main() -> None:
@@ -113,15 +124,16 @@ def main() -> None:
 
 
 def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
-    logs: dict[bool, Log] = {}
+    logs: dict[tuple[str, ...], Log] = {}
+    edits = MORE.get(name, {})
     models = [m for m in said.models.split(",") if (name == "kuairand" or m not in NETWORKS and "rechub" not in m)
-              and (name in ENCODED or m != "auto-te")]
+              and (name in MORE or m != "auto-te")]
     for seed in range(said.seeds):                     # all models with one seed before the next: parts are even
         for model in models:
             ours = model in OURS
-            more = ours and model.endswith("-te")
+            more = tuple(edits.get(model, ()))
             if more not in logs:
-                logs[more] = opened(name, said.logs, said.out / name, ENCODED[name] if more else [])
+                logs[more] = opened(name, said.logs, said.out / name, more)
             log = logs[more]
             for trial in range(said.trials if seed == 0 else 1):
                 if until is not None and time.monotonic() > until:
@@ -142,7 +154,7 @@ def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
                     write(folder, {"key": key(log, model, trial), "refused": str(refused).split("\n")[0]})
 
 
-def opened(name: str, logs: Path, out: Path, more: list[str]) -> Log:
+def opened(name: str, logs: Path, out: Path, more: tuple[str, ...]) -> Log:
     """`more`: edits of the example, such as further features."""
     example, folder, sets = LOGS[name]
     sets = [*more, f"data.dir={logs / folder}", f"data.cache={out / 'cache'}", "train.threads=1", *sets]

@@ -292,12 +292,24 @@ def test_a_contest_shows_the_trial_that_valid_chose_and_keeps_the_rest_of_the_pa
     assert not contest.done(tmp_path / "kuairand" / "auto" / "trial-1" / "seed-0", "other")
 
 
-def test_every_contestant_has_its_trials_and_the_row_with_label_encodings_its_features():
+def test_a_recipe_that_does_not_apply_to_a_log_is_written_otherwise_there_and_applies():
+    for (log, model), otherwise in contest.OTHERWISE.items():
+        example = contest.ROOT / "examples" / contest.LOGS[log][0]
+        with pytest.raises(contest.ConfigError, match="--set model: "):
+            contest.load_config(example, [f"model={model}"])
+        assert contest.load_config(example, [f"model={otherwise}"]).settings.model["name"] == model
+
+
+def test_every_contestant_has_its_trials_and_two_have_features_besides():
     assert {m: len(contest.trials(m)) for m in (*contest.OURS, *contest.THEIRS)} == dict.fromkeys(
         (*contest.OURS, *contest.THEIRS), contest.MOST_TRIALS)
     assert all(contest.trials(m)[0] in ([], {}) for m in (*contest.OURS, *contest.THEIRS))
-    for log, more in contest.ENCODED.items():
+    for log, edits in contest.MORE.items():
+        assert set(edits) == {"auto-te", "wide_deep"} < {*contest.OURS}
         example = contest.ROOT / "examples" / contest.LOGS[log][0]
-        plain, encoded = (contest.load_config(example, sets).schema.of_kind("rate") for sets in ([], more))
-        assert len(encoded) == len(plain) + len(more) and not any(f.task for f in plain.values())
-        assert all(f.task and f.period for n, f in encoded.items() if n not in plain)
+        plain, rates, crosses = (contest.load_config(example, sets).schema.features for sets in ([], *edits.values()))
+        assert not any(f.kind == "cross" or f.kind == "rate" and f.task for f in plain.values())
+        assert len(rates) == len(plain) + len(edits["auto-te"])
+        assert all(f.kind == "rate" and f.task and f.period for n, f in rates.items() if n not in plain)
+        assert len(crosses) == len(plain) + len(edits["wide_deep"])
+        assert all(f.kind == "cross" for n, f in crosses.items() if n not in plain)

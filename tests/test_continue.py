@@ -224,6 +224,20 @@ def test_what_cannot_be_carried_is_refused_with_the_way_out(log, first, tmp_path
     assert said["anew"] == sorted(anew.split(",")) and ranker.predict(log / "b.parquet").num_rows
 
 
+def test_what_is_computed_of_a_number_that_is_cut_elsewhere_starts_anew_with_it(log, first, tmp_path):
+    said = {**CONFIG["features"], "price": {"kind": "number", "boundaries": [5, 20]},
+            "band": {"kind": "number", "column": "price", "buckets": 3}, "kept": {"column": "scenario", "min_count": 1},
+            "at": {"kind": "cross", "of": ["kept", "price"]}, "here": {"kind": "cross", "of": ["scenario", "kept"]},
+            "in": {"kind": "cross", "of": ["scenario", "band"], "hash_buckets": 50}}
+    one = api.train(config(log, tmp_path / "one", "a", features=said))
+    other = config(log, tmp_path / "two", "b", features={**said, "price": {"kind": "number", "boundaries": [5, 10]}})
+    with pytest.raises(ConfigError) as refused:
+        begin(one, other, ["price", "band", "kept"])
+    assert [line.split(":")[0] for line in refused.value.messages] == ["features.at", "features.in"]
+    assert "is computed of 'price', which has other values now" in str(refused.value)
+    begin(one, other, ["price", "band", "kept", "at", "in"])
+
+
 def test_words_of_anew_that_name_nothing_and_a_run_into_itself_are_refused(log, first, tmp_path):
     with pytest.raises(ConfigError, match=r"--anew: no feature, task or slot 'prise' \(did you mean 'price'"):
         api.train(config(log, tmp_path / "x", "b"), continue_from=first.folder, anew=["prise"])

@@ -34,7 +34,8 @@ FEATURES = {
     "dwell": {"kind": "sequence", "buckets": 3},
     "mean_dwell": {"kind": "number", "column": "dwell", "pool": "mean", "role": "user"},
     "dear": {"kind": "number", "expression": "log1p(price) * (hour > 12) + coalesce(rate, 0.5)"},
-    "city_x_hour": {"kind": "cross", "columns": ["city", "hour"], "hash_buckets": 100}}
+    "city_x_hour": {"kind": "cross", "columns": ["city", "hour"], "hash_buckets": 100},
+    "plan_x_price": {"kind": "cross", "of": ["plan", "price"], "min_count": 1}}
 
 
 def rows(n, seed):

@@ -197,18 +197,21 @@ class Schema(Frozen):
         found = set(self.columns_of(name))
         for other in names_of(getattr(f, "expression", None) or ""):
             found |= self.reads(other) if is_number(other, name, self.features) else set()
-        for key in ("of", "within", "among"):
-            said = getattr(f, key, None) if f.kind in COMPUTED else None
-            for other in [said] if isinstance(said, str) else said or []:
-                found |= self.reads(other)
+        for other in read_by(f):
+            found |= self.reads(other)
         return found
 
     def of_files(self) -> "Schema":
         """The same without features that read columns made from event logs, for who looks at files alone."""
         made = {n for n in self.features if set(self.columns_of(n)) & set(self.made)}
-        reads = lambda f: {getattr(f, key, None) for key in ("of", "within", "among") if f.kind in COMPUTED[1:]}
         return self.model_copy(update={"events": {}, "made": {}, "features": {
-            n: f for n, f in self.features.items() if n not in made and not (reads(f) & made)}})
+            n: f for n, f in self.features.items() if n not in made and not made.intersection(read_by(f))}})
+
+
+def read_by(f: AnyFeature) -> list[str]:
+    """The features that one of a kind of COMPUTED is computed from."""
+    said = [getattr(f, key, None) for key in ("of", "within", "among")] if f.kind in COMPUTED else []
+    return [name for one in said if one for name in ([one] if isinstance(one, str) else one)]
 
 
 def is_number(name: str, within: str, features: Mapping[str, AnyFeature]) -> bool:
@@ -525,7 +528,8 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
         where = f"features.{name}"
         if isinstance(f, Cross):
             for part in f.of or ():
-                named(f"{where}.of", part, (Id,), "an id")
+                if isinstance(named(f"{where}.of", part, (Id, Number), "an id or a number that is cut"), Number):
+                    _check_crossed(name, f, part, features[part], faults)
             for column in f.columns or ():
                 if table_of(column):
                     faults.append(f"{where}.columns: '{column}' is of a table; make it an id feature and name that in "
@@ -581,6 +585,18 @@ def _ring(start: str, features: Mapping[str, AnyFeature]) -> list[str] | None:
 def _comparable(a: Id | Bag, b: Sequence, features: Mapping[str, AnyFeature]) -> bool:
     """Whether values of a row's feature can be looked for in a list: of one space, or attributes of its elements."""
     return a.space == b.space or bool(table_of(a.column) and b.target and features[b.target].column == a.by)
+
+
+def _check_crossed(name: str, f: Cross, part: str, number: Number, faults: list[str]) -> None:
+    where = f"features.{name}"
+    if not _is_cut(number):
+        faults.append(f"{where}.of: '{part}' is a number as it is; give it boundaries, so that it has values to cross")
+    elif number.buckets and f.hash_buckets is None:
+        faults.append(f"{where}.of: where '{part}' is cut is known only when train has been read; give '{part}' "
+                      "boundaries instead of buckets, or the cross hash_buckets")
+    if f.default is not None:
+        faults.append(f"{where}.default: says which value a part has that has none, and '{part}' is a number; give "
+                      f"'{part}' a default of its own")
 
 
 def _check_rate(name: str, f: Rate, features: Mapping[str, AnyFeature], settings: Settings,

@@ -443,7 +443,8 @@ class Cross(FromColumns):
 
     kind: Literal["cross"] = "cross"
     of: list[str] | None = Field(None, min_length=2, max_length=16)
-    """Names of `id` features."""
+    """Names of `id` features, and of `number` features that are cut: at `boundaries`, or into `buckets` where the
+    cross has `hash_buckets`."""
     columns: list[str] | None = Field(None, min_length=2, max_length=16)
     """Columns of the log instead, which the model need not see by themselves. Their values are compared as texts."""
     default: IdValue | None = None
@@ -452,7 +453,7 @@ class Cross(FromColumns):
     @model_validator(mode="after")
     def _one_list(self):
         if (self.of is None) == (self.columns is None):
-            raise ValueError("a cross is of id features, `of`, or of columns, `columns`; give one of them")
+            raise ValueError("a cross is of features, `of`, or of columns, `columns`; give one of them")
         return self
 
 

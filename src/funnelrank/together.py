@@ -107,7 +107,8 @@ def _groups(parts: list[Part], settings: Settings, schema: Schema) -> Iterator[s
                        "come first")
             elif group not in there:
                 yield (f"{where}: no feature has the role '{group}', and embedding.groups has no such group; there are "
-                       + listing(sorted(there | set(made))) + did_you_mean(group, there | set(made)))
+                       + listing(sorted(there | set(made))) + (did_you_mean(group, there | set(made)) or (
+                           f"; name other groups there, or say `role: {group}` in the features that are meant")))
         there |= set(part.facts.get("x-makes", ()))
 
 

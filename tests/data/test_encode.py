@@ -124,6 +124,42 @@ def test_crosses_are_of_all_their_parts():
         fit({"a": ID, "b": ID, "c": {"kind": "cross", "of": ["a", "b"], "num_buckets": 5}}, log)
 
 
+BANDS = {"price": {"kind": "number", "boundaries": [10, 20]}, "age": {"kind": "number", "buckets": 2}}
+
+
+def test_crosses_are_of_buckets_of_numbers_too():
+    features = {"a": ID, **BANDS, "at": {"kind": "cross", "of": ["a", "price"], "min_count": 1},
+                "of_age": {"kind": "cross", "of": ["age", "price"], "hash_buckets": 1000}}
+    log = {"a": [1, 1, 1, 1, 2, 1], "price": [5, 7, 10, 19, 5, None], "age": [1, 1, 2, 2, 1, 1]}
+    encoder, rows = encoded(features, log)
+    at, of_age = one_id(encoder, rows, "at"), one_id(encoder, rows, "of_age")
+    assert at[0] == at[1] and at[2] == at[3] and at[5] == 0 and len({at[0], at[2], at[4]}) == 3 and min(at[:5]) == 2
+    assert of_age[0] == of_age[1] == of_age[4] and of_age[2] == of_age[3] != of_age[0] and of_age[5] == 0
+    unseen = encoder.encode(table({"a": [1, 2, 1], "price": [-3.5, 12, 25], "age": [0, 9, None]}), "log")
+    assert one_id(encoder, unseen, "at") == [at[0], 1, 1]                    # 2 at 12 and 1 at 25 were not there
+    assert one_id(encoder, unseen, "of_age")[::2] == [of_age[0], 0]
+
+
+@pytest.mark.parametrize("cross, said", [
+    ({"of": ["a", "plain"]}, "features.x.of: 'plain' is a number as it is; give it boundaries"),
+    ({"of": ["a", "age"]}, "features.x.of: where 'age' is cut is known only when train has been read; give 'age'"),
+    ({"of": ["a", "price"], "default": 1}, "features.x.default: .* 'price' is a number; give 'price' a default of its"),
+    ({"of": ["a", "list"]}, "features.x.of: 'list' is of kind bag; it must be an id or a number that is cut")])
+def test_a_cross_says_which_of_its_parts_has_no_values_to_cross(cross, said):
+    with pytest.raises(ConfigError, match=said):
+        schema_of({"a": ID, **BANDS, "plain": "number", "list": "bag", "x": {"kind": "cross", **cross}}, {})
+
+
+def test_a_rate_is_of_a_cross_of_buckets_of_a_number_that_is_computed():
+    features = {"a": ID, "cheap": {"kind": "number", "expression": "price / 2", "boundaries": [10]},
+                "at": {"kind": "cross", "of": ["a", "cheap"], "min_count": 1},
+                "rate": {"kind": "rate", "of": "at", "task": "click", "period": 10, "strength": 1}}
+    log = {"a": [1, 1, 1, 1], "price": [4, 6, 50, 4], "time": [1, 2, 3, 15], "click": [1, 1, 0, 0]}
+    encoder, rows = encoded(features, log, time="time")
+    rates = number(encoder, rows, "rate")
+    assert rates[3] > rates[0] == rates[1] == rates[2]
+
+
 # ---- numbers
 
 def test_numbers_are_scaled_and_missing_ones_are_said():

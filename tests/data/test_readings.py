@@ -275,7 +275,7 @@ def test_what_cannot_be_meant_is_said(features, message):
     ({"kind": "id", "separator": ","}, "is a bag or a sequence, or has a key"),
     ({"kind": "sequence", "buckets": 3, "hash_buckets": 9}, "buckets make an id space of their own; remove hash_buck"),
     ({"kind": "sequence", "buckets": 3, "boundaries": [1]}, "two ways to cut one number"),
-    ({"kind": "cross"}, "a cross is of id features, `of`, or of columns"),
+    ({"kind": "cross"}, "a cross is of features, `of`, or of columns"),
     ({"hash_buckets": 3, "unknown": 0}, "every value has a bucket of a hash"),
 ])
 def test_what_contradicts_itself_is_said(feature, message):

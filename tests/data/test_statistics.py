@@ -170,13 +170,16 @@ def test_what_an_engine_cannot_give_the_same_is_left_to_our_own_pass_and_said(tm
         "liked": {"kind": "rate", "of": "item", "among": "shown", "within": "shown"},
         "filled": {"column": "word", "default": "ab"}, "most": {"kind": "number", "column": "shown", "pool": "max"},
         "twice": {"kind": "number", "expression": "2 * price"}, "pieces": {"kind": "vector", "size": 2},
-        "seconds": {"kind": "bag", "column": "shown", "buckets": 3}}
+        "seconds": {"kind": "bag", "column": "shown", "buckets": 3},
+        "band": {"kind": "number", "column": "price", "boundaries": [0]},
+        "in_band": {"kind": "cross", "of": ["filled", "band"], "min_count": 1},
+        "band_rate": {"kind": "rate", "of": "in_band", "task": "click", "period": 10}}
     with_log = {"events": {"log": {"path": str(tmp_path / "a.parquet")}}, "scenario": "word"}
     events = []
     same(fit(settings(features, **with_log), tmp_path), fit(settings(features, engine, **with_log), tmp_path, events))
     assert [e["left"] for e in events if e["event"] == "engine"] == [
         ["date", "code", "digits", "when", "cut_brand", "past", "since", "liked", "filled", "most", "twice", "pieces",
-         "seconds"]]
+         "seconds", "in_band", "band_rate"]]
 
 
 def test_vocabularies_grow_by_an_engine_as_by_our_own_pass(tmp_path, engine):

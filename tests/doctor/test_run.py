@@ -14,7 +14,8 @@ from funnelrank.simulate import simulate
 
 CONFIG = """
 data: {dir: log, train: train.parquet, valid: valid.parquet, test: test.parquet, scenario: scenario, user: user_id}
-features: {item_id: id, scenario: id, device: id, price: number, lists: "off"}
+features: {item_id: id, scenario: id, device: id, price: number, lists: "off",
+           device_x_item: {kind: cross, columns: [device, item_id]}}
 tasks: {click: {}, cart: {after: click}, like: {}}
 model: {name: mmoe, represent: {experts: 3, hidden: [8]}, predict: {hidden: [8]}, prepare: [{name: epnet, hidden: 8}]}
 train: {threads: 1, epochs: 1, log_every: 1000, batch_size: 256}

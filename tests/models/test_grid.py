@@ -100,6 +100,7 @@ def test_what_the_log_has_not_is_asked_for_by_check():
     assert "no task comes after another" in said(transfer="ait")
     assert "reads declared crosses, and there are none" in said(side="wide")
     assert "no feature has the role 'scenario'" in said(represent="apg")
+    assert "name other groups there, or say `role: scenario`" in said(represent="apg")
     assert "multiplies the vectors of features with each other, and no feature has one" in refused(
         {"side": "fm"}, **{**bare, "features": {"price": "number"}})
 

@@ -233,7 +233,8 @@ class Rows:
     def crossed(self, name: str) -> pa.Array:
         """The values that a `cross` is of as one 64-bit value; null where one of them is, unless it has a default."""
         f = self.reader.schema.features[name]
-        parts = [self.ids(part).values for part in f.of or ()]
+        parts = [self.ids(part).values if self.reader.schema.features[part].kind == "id" else Values(
+            self.reader.cut(part, self.numbers(part)[0])) for part in f.of or ()]
         parts += [Values(to_family(canonical(self.column(c), self.place(c)), "string", self.place(c), "a cross"))
                   for c in f.columns or ()]
         hashes, null = [], np.zeros(len(self), bool)

@@ -47,7 +47,8 @@ class Fitting:
             if space.made == "list":
                 self._listed[name] = Vocab.listed(space, families[name])
                 families[name] = self._listed[name].family
-        self._reader = Reader(schema, tables, families)
+        known = {name: f.boundaries for name, f in schema.of_kind("number").items() if f.boundaries}
+        self._reader = Reader(schema, tables, families, known)
         self._counts = {name: Counts(families[name]) for name, s in schema.spaces.items() if s.made == "fitted"}
         self._numbers = {name: NumberStatistics(f) for name, f in schema.of_kind("number").items()}
         self._numbers |= {name: NumberStatistics(UNIFORM) for name in schema.of_kind("length", "gap")}

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from funnelrank.data.encode import Encoder, Old
-from funnelrank.errors import ConfigError
-from funnelrank.schema import FIRST, Schema, Space
+from funnelrank.errors import ConfigError, listing
+from funnelrank.schema import FIRST, Schema, Space, read_by
 
 MAY_CHANGE = {"column", "by", "role", "min_count", "max_size", "vocab_list", "vocab_file", "num_buckets", "separator",
               "weight_separator", "max_len", "target", "indicator"}
@@ -66,10 +66,19 @@ def _changed(old: Schema, schema: Schema, same: Collection[str]) -> list[tuple[s
             found.append((f"features.{name}: {said}, so what was learned of it means something else", name))
         elif events := _other_events(old, schema, name):
             found.append((f"features.{name}: {events}, so what was learned of it means something else", name))
+        elif others := [p for p in read_by(schema.features[name]) if p not in same and _other_values(old, schema, p)]:
+            found.append((f"features.{name}: is computed of {listing(others)}, which has other values now, so what was "
+                          "learned of it means something else", name))
     for name in same_spaces(schema, same):
         if name in old.spaces and (why := _remade(old.spaces[name], schema.spaces[name])):
             found.append((f"id space '{name}': {why}, so its ids mean other values", ",".join(_members(schema, name))))
     return found
+
+
+def _other_values(old: Schema, schema: Schema, name: str) -> bool:
+    """Whether a feature that starts anew says of a row what it did not: buckets are cut anew."""
+    was, now = (s.features[name].model_dump(exclude=MAY_CHANGE) for s in (old, schema))
+    return was != now or bool(now.get("buckets"))
 
 
 def _other_events(old: Schema, schema: Schema, name: str) -> str:

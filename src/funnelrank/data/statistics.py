@@ -159,7 +159,9 @@ class _Asked:
             case "bag" | "sequence":
                 return self._can_list(name, long)
             case "cross":
-                return all(self._can(n, long) and not table_of(self.schema.features[n].column) for n in f.of)
+                parts = [self.schema.features[n] for n in f.of]
+                return all(p.kind == "id" and not table_of(p.column) for p in parts) and all(
+                    self._can(n, long) for n in f.of)
             case "number":
                 return self._key(name) if table_of(f.column) else self._kind(f.column) in NUMBERS
             case "gap":

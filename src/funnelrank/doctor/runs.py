@@ -229,8 +229,8 @@ def inputs_ignored(p: Patient) -> Iterator[Finding]:
                       "No part of the model reads them, or their vectors are all alike.", {"features": dead})
     if not p.schema.scenario or len(p.layout.scenarios) < 2:
         return
-    crossed = [f for f in p.schema.of_kind("cross").values()
-               if any(p.schema.features[x].column == p.schema.scenario for x in f.of)]
+    crossed = [name for name in p.schema.of_kind("cross")
+               if p.schema.scenario in p.schema.reads(name)]
     ids, shift = p.batch.ids.clone(), torch.from_numpy(np.random.default_rng(1).permutation(len(p.batch)))
     read = [n for n, f in p.schema.of_kind("id").items() if f.column == p.schema.scenario]
     for name in read:
