@@ -12,6 +12,8 @@ import torch
 import funnelrank
 from funnelrank import ArtefactError, ConfigError, DataError, Ranker, again, api
 from funnelrank.continued import Before
+from funnelrank.data.encode import Encoder
+from funnelrank.data.grow import carried_over
 from funnelrank.flow import build, encode, fit, open_data, prepare
 from funnelrank.models import MODELS
 from funnelrank.models.fields import FieldVectors
@@ -224,18 +226,35 @@ def test_what_cannot_be_carried_is_refused_with_the_way_out(log, first, tmp_path
     assert said["anew"] == sorted(anew.split(",")) and ranker.predict(log / "b.parquet").num_rows
 
 
-def test_what_is_computed_of_a_number_that_is_cut_elsewhere_starts_anew_with_it(log, first, tmp_path):
-    said = {**CONFIG["features"], "price": {"kind": "number", "boundaries": [5, 20]},
-            "band": {"kind": "number", "column": "price", "buckets": 3}, "kept": {"column": "scenario", "min_count": 1},
-            "at": {"kind": "cross", "of": ["kept", "price"]}, "here": {"kind": "cross", "of": ["scenario", "kept"]},
-            "in": {"kind": "cross", "of": ["scenario", "band"], "hash_buckets": 50}}
-    one = api.train(config(log, tmp_path / "one", "a", features=said))
-    other = config(log, tmp_path / "two", "b", features={**said, "price": {"kind": "number", "boundaries": [5, 10]}})
-    with pytest.raises(ConfigError) as refused:
-        begin(one, other, ["price", "band", "kept"])
-    assert [line.split(":")[0] for line in refused.value.messages] == ["features.at", "features.in"]
-    assert "is computed of 'price', which has other values now" in str(refused.value)
-    begin(one, other, ["price", "band", "kept", "at", "in"])
+BASE = {
+    "item": {}, "tab": {}, "price": {"kind": "number", "boundaries": [5, 20]}, "age": {"kind": "number", "buckets": 3},
+    "raw": {"kind": "number", "default": 1},
+    "dear": {"kind": "number", "expression": "raw * price", "boundaries": [9]},
+    "shown": {"kind": "sequence", "space": "item"}, "paid": {"kind": "sequence", "space": "price"},
+    "at": {"kind": "cross", "of": ["tab", "price"]}, "here": {"kind": "cross", "of": ["tab", "item"]},
+    "of_age": {"kind": "cross", "of": ["tab", "age"], "hash_buckets": 50},
+    "x": {"kind": "cross", "of": ["tab", "dear"]}, "rate": {"kind": "rate", "of": "at", "task": "click", "period": 10}}
+
+
+@pytest.mark.parametrize("changed, anew, refused", [
+    ({"price": {"boundaries": [5, 10]}}, "", "price at rate paid"),                            # all at once
+    ({"price": {"boundaries": [5, 10]}}, "price at", "rate paid"),
+    ({"price": {"boundaries": [5, 10]}}, "price at rate paid", ""),         # dear reads the number, not its bucket
+    ({"raw": {"default": 3}}, "raw", "dear x"), ({"raw": {"default": 3}}, "raw dear", "x"),
+    ({}, "age", "of_age"), ({}, "tab item shown", ""),                                # the same buckets of other rows
+    ({"item": {"hash_buckets": 50}}, "item shown", ""), ({"shown": {"pool": "sum"}}, "shown", ""),
+    ({"price": {"log": False}}, "price", ""), ({"paid": {"max_len": 9}}, "", "")])
+def test_what_rests_on_other_values_than_before_starts_anew_with_them(changed, anew, refused):
+    said = {n: {**f, **changed.get(n, {})} for n, f in BASE.items()}
+    made = lambda features: funnelrank.load_config({
+        "data": {"time": "time"}, "features": features, "tasks": {"click": {}}}, []).schema
+    old = Encoder.unfitted(made(BASE), 10)
+    try:
+        carried_over(old, made(said), anew.split())
+        found = []
+    except ConfigError as error:
+        found = [m.split(":")[0].removeprefix("features.") for m in error.messages if m.startswith("features.")]
+    assert sorted(found) == sorted(refused.split())
 
 
 def test_words_of_anew_that_name_nothing_and_a_run_into_itself_are_refused(log, first, tmp_path):

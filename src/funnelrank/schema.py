@@ -193,25 +193,23 @@ class Schema(Frozen):
 
     def reads(self, name: str) -> set[str]:
         """Columns of rows that a feature reads, or that what it is computed from reads."""
-        f = self.features[name]
         found = set(self.columns_of(name))
-        for other in names_of(getattr(f, "expression", None) or ""):
-            found |= self.reads(other) if is_number(other, name, self.features) else set()
-        for other in read_by(f):
+        for other in self.read_by(name):
             found |= self.reads(other)
         return found
+
+    def read_by(self, name: str) -> list[str]:
+        """The features that a feature is computed from."""
+        f = self.features[name]
+        said = [getattr(f, key, None) for key in ("of", "within", "among")] if f.kind in COMPUTED else []
+        found = [n for one in said if one for n in ([one] if isinstance(one, str) else one)]
+        return found + [n for n in names_of(getattr(f, "expression", None) or "") if is_number(n, name, self.features)]
 
     def of_files(self) -> "Schema":
         """The same without features that read columns made from event logs, for who looks at files alone."""
         made = {n for n in self.features if set(self.columns_of(n)) & set(self.made)}
         return self.model_copy(update={"events": {}, "made": {}, "features": {
-            n: f for n, f in self.features.items() if n not in made and not made.intersection(read_by(f))}})
-
-
-def read_by(f: AnyFeature) -> list[str]:
-    """The features that one of a kind of COMPUTED is computed from."""
-    said = [getattr(f, key, None) for key in ("of", "within", "among")] if f.kind in COMPUTED else []
-    return [name for one in said if one for name in ([one] if isinstance(one, str) else one)]
+            n: f for n, f in self.features.items() if n not in made and not made.intersection(self.read_by(n))}})
 
 
 def is_number(name: str, within: str, features: Mapping[str, AnyFeature]) -> bool:
@@ -529,7 +527,7 @@ def _check_references(features: Mapping[str, AnyFeature], settings: Settings, fa
         if isinstance(f, Cross):
             for part in f.of or ():
                 if isinstance(named(f"{where}.of", part, (Id, Number), "an id or a number that is cut"), Number):
-                    _check_crossed(name, f, part, features[part], faults)
+                    _check_crossed(name, f, part, features, faults)
             for column in f.columns or ():
                 if table_of(column):
                     faults.append(f"{where}.columns: '{column}' is of a table; make it an id feature and name that in "
@@ -587,16 +585,18 @@ def _comparable(a: Id | Bag, b: Sequence, features: Mapping[str, AnyFeature]) ->
     return a.space == b.space or bool(table_of(a.column) and b.target and features[b.target].column == a.by)
 
 
-def _check_crossed(name: str, f: Cross, part: str, number: Number, faults: list[str]) -> None:
-    where = f"features.{name}"
+def _check_crossed(name: str, f: Cross, part: str, features: Mapping[str, AnyFeature], faults: list[str]) -> None:
+    where, number = f"features.{name}", features[part]
+    hashed = any(getattr(other, "hash_buckets", None) for other in features.values()
+                 if getattr(other, "space", None) == f.space)
     if not _is_cut(number):
         faults.append(f"{where}.of: '{part}' is a number as it is; give it boundaries, so that it has values to cross")
-    elif number.buckets and f.hash_buckets is None:
+    elif number.buckets and not hashed:
         faults.append(f"{where}.of: where '{part}' is cut is known only when train has been read; give '{part}' "
                       "boundaries instead of buckets, or the cross hash_buckets")
     if f.default is not None:
-        faults.append(f"{where}.default: says which value a part has that has none, and '{part}' is a number; give "
-                      f"'{part}' a default of its own")
+        faults.append(f"{where}.default: stands for an id that is missing, and '{part}' is a number, which has a "
+                      "`default` of its own; remove this one")
 
 
 def _check_rate(name: str, f: Rate, features: Mapping[str, AnyFeature], settings: Settings,

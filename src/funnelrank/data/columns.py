@@ -52,7 +52,7 @@ class Ids(NamedTuple):
 class Reader:
     """Reads the raw values of a schema's features; keeps each table column in the form its features need.
 
-    boundaries   of numbers in lists that are cut, by feature; while they are not known, such a number is its 64 bits
+    boundaries   of numbers that are cut, by feature; while those of a list are not known, a number in it is its 64 bits
     """
 
     def __init__(self, schema: Schema, tables: Mapping[str, Dimension], families: Mapping[str, Family],
@@ -233,8 +233,7 @@ class Rows:
     def crossed(self, name: str) -> pa.Array:
         """The values that a `cross` is of as one 64-bit value; null where one of them is, unless it has a default."""
         f = self.reader.schema.features[name]
-        parts = [self.ids(part).values if self.reader.schema.features[part].kind == "id" else Values(
-            self.reader.cut(part, self.numbers(part)[0])) for part in f.of or ()]
+        parts = [self._to_cross(part) for part in f.of or ()]
         parts += [Values(to_family(canonical(self.column(c), self.place(c)), "string", self.place(c), "a cross"))
                   for c in f.columns or ()]
         hashes, null = [], np.zeros(len(self), bool)
@@ -245,6 +244,12 @@ class Rows:
             hashes.append(part)
             null |= without
         return pa.array(crossed_codes(hashes).view(np.int64), mask=null)
+
+    def _to_cross(self, name: str) -> Values:
+        """An id, or which bucket of its own a number falls into."""
+        if self.reader.schema.features[name].kind == "id":
+            return self.ids(name).values
+        return self._keep((name, "cut"), lambda: Values(self.reader.cut(name, self.numbers(name)[0])))
 
     def list(self, name: str) -> Ragged:
         """The values of a `bag` or `sequence` feature."""

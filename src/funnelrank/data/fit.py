@@ -125,7 +125,7 @@ class Fitting:
                     for one, column in zip(self._vectors[name], np.ascontiguousarray(values.T)):
                         one.add(column)
                 case "bag" | "sequence" if name in self._numbers:
-                    listed = newest(rows.list(name), f)[0].array()       # no boundaries are known yet: 64 bits each
+                    listed = newest(rows.list(name), f)[0].array()       # their boundaries are not known yet: 64 bits
                     self._numbers[name].add(listed.to_numpy().view(np.float64))
                 case "id" | "cross" | "bag" | "sequence" if f.space in self._counts:
                     if f.kind == "id":

@@ -16,7 +16,7 @@ from funnelrank.data.lists import ListNumbers
 from funnelrank.data.parse import MICROSECONDS
 from funnelrank.data.rates import ALWAYS, Lines, Rates, Tally, periods
 from funnelrank.errors import DataError
-from funnelrank.schema import Schema, read_by
+from funnelrank.schema import Schema
 
 if TYPE_CHECKING:
     from funnelrank.data.source import Source
@@ -90,7 +90,7 @@ def period_of(schema: Schema, rows: Rows, name: str) -> np.ndarray:
 
 def _columns(schema: Schema, asked: Mapping[str, Any]) -> list[str]:
     """The columns of rows that rates are counted from."""
-    columns = sorted(set().union(*(schema.reads(name) for f in asked.values() for name in read_by(f))))
+    columns = sorted(set().union(*(schema.reads(name) for rate in asked for name in schema.read_by(rate))))
     if any(f.task for f in asked.values()):
         columns += [schema.time, *(t.label for t in schema.tasks)]
     return list(dict.fromkeys(columns))

@@ -14,10 +14,12 @@ import numpy as np
 
 from funnelrank.data.encode import Encoder, Old
 from funnelrank.errors import ConfigError, listing
-from funnelrank.schema import FIRST, Schema, Space, read_by
+from funnelrank.schema import FIRST, Schema, Space
 
 MAY_CHANGE = {"column", "by", "role", "min_count", "max_size", "vocab_list", "vocab_file", "num_buckets", "separator",
               "weight_separator", "max_len", "target", "indicator"}
+LATER = MAY_CHANGE | {"space", "hash_buckets", "unknown", "log", "scale", "clip"}      # done with what was read
+LISTS = ("bag", "sequence", "history")
 WAYS = ("fitted", "list")         # of making a space that keeps its values
 
 
@@ -66,8 +68,8 @@ def _changed(old: Schema, schema: Schema, same: Collection[str]) -> list[tuple[s
             found.append((f"features.{name}: {said}, so what was learned of it means something else", name))
         elif events := _other_events(old, schema, name):
             found.append((f"features.{name}: {events}, so what was learned of it means something else", name))
-        elif others := [p for p in read_by(schema.features[name]) if p not in same and _other_values(old, schema, p)]:
-            found.append((f"features.{name}: is computed of {listing(others)}, which has other values now, so what was "
+        elif others := [p for p in _parts(schema, name) if _says_otherwise(old, schema, name, p, same)]:
+            found.append((f"features.{name}: rests on {listing(others)}, whose values are others now, so what was "
                           "learned of it means something else", name))
     for name in same_spaces(schema, same):
         if name in old.spaces and (why := _remade(old.spaces[name], schema.spaces[name])):
@@ -75,10 +77,22 @@ def _changed(old: Schema, schema: Schema, same: Collection[str]) -> list[tuple[s
     return found
 
 
-def _other_values(old: Schema, schema: Schema, name: str) -> bool:
-    """Whether a feature that starts anew says of a row what it did not: buckets are cut anew."""
-    was, now = (s.features[name].model_dump(exclude=MAY_CHANGE) for s in (old, schema))
-    return was != now or bool(now.get("buckets"))
+def _parts(schema: Schema, name: str) -> list[str]:
+    """The features that a feature is computed from, or cut as."""
+    cut = schema.cut_as(name)
+    return [*schema.read_by(name), *([cut] if cut and cut != name else [])]
+
+
+def _says_otherwise(old: Schema, schema: Schema, reader: str, name: str, same: Collection[str]) -> bool:
+    """Whether a feature says of a row what it did not, as `reader` reads it; one that starts anew is cut anew."""
+    if name not in old.features:
+        return True
+    whole = schema.features[reader].kind in ("number", "length")            # it reads numbers and lists before any cut
+    aside = {*LATER, *(("buckets", "boundaries") if whole else ()),
+             *(("pool",) if schema.features[name].kind in LISTS else ())}
+    was, now = (s.features[name].model_dump(exclude=aside) for s in (old, schema))
+    return was != now or bool(now.get("buckets") and name not in same or _other_events(old, schema, name)) or any(
+        _says_otherwise(old, schema, name, p, same) for p in (schema.read_by(name) if whole else _parts(schema, name)))
 
 
 def _other_events(old: Schema, schema: Schema, name: str) -> str:
