@@ -89,7 +89,7 @@ def test_what_is_given_the_parent_keeps_its_digits_at_both_ends_of_the_ordinal_r
     torch.testing.assert_close(given, exact, atol=0, rtol=3e-6)
 
 
-def test_ordinal_loss_has_gradient_p_minus_y_of_all_steps_above():
+def test_ordinal_loss_has_gradient_p_minus_y_of_its_step_and_all_below():
     z = torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
     y = torch.rand(50, 3, generator=torch.Generator().manual_seed(2)).lt(0.5).double().cumprod(1)
     funnel = Funnel([None, 0, 1], "ordinal").double()

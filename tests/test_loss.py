@@ -10,17 +10,31 @@ from funnelrank.settings import JRC, Focal, Huber, Pairwise, Squared
 KINDS = ["binary"] * 3
 
 
+ONE = torch.ones(2, dtype=torch.float64)
+
+
 def said(p):
-    p = torch.tensor(p, requires_grad=True)
+    p = torch.tensor(p, dtype=torch.float64, requires_grad=True)
     return p, Funnel([None, 0, 1])(torch.logit(p))
 
 
-def test_mean_is_over_observed_rows_not_over_the_batch():
-    funnel = Funnel([None])
-    z = torch.tensor([[0.3], [1.2], [-0.7]])
-    y = torch.tensor([[1.0], [float("nan")], [0.0]])
-    alone = task_losses(funnel, funnel(z[[0, 2]]), y[[0, 2]], torch.ones(2))
-    torch.testing.assert_close(task_losses(funnel, funnel(z), y, torch.ones(3)), alone)
+@pytest.mark.parametrize("kinds", [KINDS, ["binary", "binary", "regression"]], ids=["steps", "value"])
+@pytest.mark.parametrize("reading", ["joint", "conditional", "ordinal"])
+def test_mean_is_over_observed_rows_not_over_the_batch(reading, kinds):
+    """A label that is not observed leaves its task's loss to the other rows, other tasks alone, and no gradient."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(8, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(8, 3, generator=g).lt(0.6).double().cumprod(1)
+    y[0] = 1                                             # a value after a step that did not happen is not observed, too
+    funnel, hidden, w = Funnel([None, 0, 1], reading, kinds).double(), y.clone(), torch.rand(8, generator=g).double()
+    hidden[[2, 5], 2] = float("nan")
+    rest = [0, 1, 3, 4, 6, 7]
+    found, full = (task_losses(funnel, funnel(z), labels, w) for labels in (hidden, y))
+    alone = task_losses(funnel, funnel(z[rest]), y[rest], w[rest])
+    torch.testing.assert_close(found[2], alone[2], atol=1e-12, rtol=0)
+    assert torch.equal(found[:2], full[:2]) and not torch.isclose(found[2], full[2])
+    found[2].backward()
+    assert (z.grad[[2, 5]] == 0).all() and (z.grad[0] != 0).any()
 
 
 def test_weight_two_is_the_row_twice():
@@ -72,22 +86,36 @@ def test_rows_outside_a_task_of_weight_0_are_as_if_they_were_not_there(loss):
 def test_calibrator_is_zero_exactly_where_the_funnel_holds():
     _, good = said([[0.5, 0.3, 0.1], [0.9, 0.9, 0.2]])
     _, bad = said([[0.5, 0.3, 0.1], [0.2, 0.9, 0.1]])
-    assert calibrator(good, [None, 0, 1], KINDS).item() < 1e-7
-    torch.testing.assert_close(calibrator(bad, [None, 0, 1], KINDS), torch.tensor(0.7 / 2))
+    assert calibrator(good, [None, 0, 1], KINDS, ONE).item() == 0
+    torch.testing.assert_close(calibrator(bad, [None, 0, 1], KINDS, ONE), torch.tensor(0.7 / 2, dtype=torch.float64))
+    g = torch.Generator().manual_seed(0)
+    for p in torch.rand(200, 1, 3, generator=g, dtype=torch.float64).round(decimals=1):          # ties, too
+        holds = bool((p[0, 1:] <= p[0, :-1]).all())
+        asked = Funnel([None, 0, 1])(torch.zeros_like(p))._replace(mean=p)
+        assert (calibrator(asked, [None, 0, 1], KINDS, ONE[:1]).item() == 0) == holds
+
+
+def test_calibrator_counts_a_row_of_weight_two_twice_and_one_of_weight_0_not_at_all():
+    p, _ = said([[0.2, 0.6, 0.1], [0.5, 0.7, 0.8], [0.1, 0.9, 0.9]])
+    of = lambda rows, weight: calibrator(Funnel([None, 0, 1])(torch.logit(p[rows])), [None, 0, 1], KINDS,
+                                         torch.tensor(weight, dtype=torch.float64))
+    torch.testing.assert_close(of([0, 1, 2], [2.0, 1.0, 0.0]), of([0, 0, 1], [1.0, 1.0, 1.0]))
+    assert of([0, 1, 2], [0.0, 0.0, 0.0]).item() == 0
 
 
 def test_calibrator_pushes_plus_and_minus_one_over_b_on_violating_rows_only():
-    p = torch.tensor([[0.2, 0.6], [0.6, 0.2]], requires_grad=True)
-    funnel = Funnel([None, 0])
-    prediction = funnel(torch.logit(p))._replace(mean=p)
-    calibrator(prediction, [None, 0], ["binary"] * 2).backward()
-    torch.testing.assert_close(p.grad, torch.tensor([[-0.5, 0.5], [0.0, 0.0]]))
+    p = torch.tensor([[0.2, 0.6, 0.9], [0.6, 0.2, 0.1], [0.6, 0.2, 0.3], [0.1, 0.4, 0.2]], dtype=torch.float64,
+                     requires_grad=True)
+    prediction = Funnel([None, 0, 1])(torch.logit(p))._replace(mean=p)
+    (0.6 * calibrator(prediction, [None, 0, 1], KINDS, torch.ones(4, dtype=torch.float64))).backward()
+    expected = 0.6 / 4 * torch.tensor([[-1, 0, 1], [0, 0, 0], [0, -1, 1], [-1, 1, 0]], dtype=torch.float64)
+    torch.testing.assert_close(p.grad, expected, atol=1e-15, rtol=0)
 
 
 @pytest.mark.parametrize("reading", ["conditional", "ordinal"])
 def test_calibrator_is_zero_where_steps_are_nested(reading):
     prediction = Funnel([None, 0, 1], reading)(torch.randn(100, 3) * 5)
-    assert calibrator(prediction, [None, 0, 1], KINDS).item() == 0
+    assert calibrator(prediction, [None, 0, 1], KINDS, torch.ones(100)).item() == 0
 
 
 # ---- losses that a task may have instead
@@ -230,7 +258,7 @@ def test_plain_losses_are_the_losses_and_the_calibrator_with_their_gradients(par
         else:
             said = funnel(logits)
             losses = task_losses(funnel, said, y, weight)
-            pressed = calibrator(said, parents, funnel.kinds)
+            pressed = calibrator(said, parents, funnel.kinds, weight)
         (losses @ torch.arange(1.0, T + 1) + 0.6 * pressed).backward()
         found.append((losses.detach(), pressed.detach(), logits.grad))
     for a, b in zip(*found):

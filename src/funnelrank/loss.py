@@ -120,19 +120,25 @@ def of_context(f: Tensor, y: Tensor, weight: Tensor, context: Tensor) -> Tensor:
     return (w * lost).sum() / weight.sum().clamp(min=torch.finfo(w.dtype).tiny)
 
 
-def calibrator(said: Prediction, parents: Sequence[int | None], kinds: Sequence[str]) -> Tensor:
+def calibrator(said: Prediction, parents: Sequence[int | None], kinds: Sequence[str], weight: Tensor) -> Tensor:
     """AITM's behavioural expectation calibrator (KDD 2021): a later step is not likelier than an earlier.
 
-        L_lc = mean_B sum_t max(p_t - p_parent(t), 0)
+        L_lc = sum_i w_i sum_t max(p_it - p_i,parent(t), 0) / sum_i w_i
 
-    From predictions only, so rows with missing labels count too. Identically 0 under every other reading than joint. A
-    scalar.
+    From predictions only, so rows with missing labels count too; weight [B] >= 0. Identically 0 under every other
+    reading than joint. A scalar.
     """
     edges = [(t, p) for t, p in enumerate(parents) if p is not None and kinds[t] == "binary"]
     if not edges:
         return said.mean.new_zeros(())
-    p = said.mean.unbind(1)
-    return sum((p[t] - p[parent]).clamp(min=0).mean() for t, parent in edges)
+    p, share = said.mean.unbind(1), _shares(weight)
+    return sum(share @ (p[t] - p[parent]).clamp(min=0) for t, parent in edges)
+
+
+def _shares(weight: Tensor) -> Tensor:
+    """Weights [B] or [B, T] as shares of their sum over rows; zeros where that is 0."""
+    total = weight.sum(0)
+    return weight / torch.where(total > 0, total, 1.0)
 
 
 def is_plain(funnel: Funnel) -> bool:
@@ -153,29 +159,27 @@ class _Plain(torch.autograd.Function):
     def forward(ctx, logits, labels, weight, edges):
         seen = labels == labels
         y, z = torch.where(seen, labels, 0.0), torch.where(seen, logits, 0.0)     # an unseen row must not overflow
-        weight = weight.unsqueeze(1) * seen                                       # [B, T]
-        total = weight.sum(0)
-        share = weight / torch.where(total > 0, total, 1.0)
+        rows, share = _shares(weight), _shares(weight.unsqueeze(1) * seen)        # [B], [B, T]
         losses = (share * torch.lerp(F.softplus(z), F.softplus(-z), y)).sum(0)
         pressed, over = logits.new_zeros(()), []
         if edges:
             p = logits.sigmoid()
             gaps = [p[:, t] - p[:, parent] for t, parent in edges]
             over = [gap >= 0 for gap in gaps]
-            pressed = sum(gap.clamp(min=0).mean() for gap in gaps)
-        ctx.save_for_backward(logits, z, y, share, *over)
+            pressed = sum(rows @ gap.clamp(min=0) for gap in gaps)
+        ctx.save_for_backward(logits, z, y, rows, share, *over)
         ctx.edges = edges
         return losses, pressed
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_losses, of_pressed):
-        logits, z, y, share, *over = ctx.saved_tensors
+        logits, z, y, rows, share, *over = ctx.saved_tensors
         g = torch.lerp(z.sigmoid(), -(-z).sigmoid(), y).mul_(share).mul_(of_losses)
         if ctx.edges:
             slope = logits.sigmoid().mul_((-logits).sigmoid())
             for (t, parent), at in zip(ctx.edges, over):
-                up = at * (of_pressed / len(z))
+                up = at * rows * of_pressed
                 g[:, t] += up * slope[:, t]
                 g[:, parent] -= up * slope[:, parent]
         return g, None, None, None

@@ -108,10 +108,15 @@ def marked(attend, count):
     """Candidates whose last numbers name them, which nothing but the values reads: the weights come out there."""
     u = draw(6, count, H)
     u[:, :, H - count:] = torch.eye(count, dtype=torch.float64)
+    value = attend.h1 if attend.variant == "self_gate" else attend.h3
     with torch.no_grad():
-        attend.h1.weight.copy_(torch.eye(H))
-        for h in (attend.h2, attend.h3):
-            h.weight[:, H - count:] = 0
+        for h in (attend.h1, attend.h2, attend.h3):
+            h.weight[..., H - count:] = 0
+        for h in (value, attend.project):
+            if h is not None:
+                h.weight.copy_(torch.eye(H).expand_as(h.weight))
+                if h.bias is not None:
+                    h.bias.zero_()
     return u
 
 
@@ -120,20 +125,31 @@ def weights(attend, u):
     return attend(u.unbind(1))[:, H - count:]
 
 
-def test_weights_are_positive_and_sum_to_one():
-    attend = transfer().attention["all"]
-    w = weights(attend, marked(attend, 3))
-    assert (w > 0).all()
+BY_VARIANT = pytest.mark.parametrize("variant, count", [("self_gate", 3), ("cross", 3), ("own_keys", 2)])
+
+
+def attention(variant):
+    return next(iter(wake(transfer(variant=variant)).attention.values()))
+
+
+@BY_VARIANT
+def test_weights_are_positive_and_sum_to_one(variant, count):
+    attend = attention(variant)
+    w = weights(attend, marked(attend, count))
+    assert (w > 0).all() and not torch.isclose(w[0], w[1]).any()
     torch.testing.assert_close(w.sum(1), torch.ones(6, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_what_one_input_says_changes_its_own_score_alone():
-    attend = transfer().attention["all"]
-    u = marked(attend, 3)
+@BY_VARIANT
+def test_what_one_input_says_changes_its_own_score_alone(variant, count):
+    """Of an input that does not ask: the scores of the others stay, so their weights keep their ratios."""
+    attend = attention(variant)
+    u = marked(attend, count)
     before = weights(attend, u)
-    u[:, 0, :H - 3] += 1
+    u[:, 0, :H - count] += 1
     after = weights(attend, u)
-    torch.testing.assert_close(after[:, 1] / after[:, 2], before[:, 1] / before[:, 2], atol=1e-12, rtol=0)
+    ratio = lambda w: w[:, 1:] / w[:, 1:].sum(1, keepdim=True)
+    torch.testing.assert_close(ratio(after), ratio(before), atol=1e-12, rtol=0)
     assert not torch.isclose(after[:, 0], before[:, 0]).any()
 
 

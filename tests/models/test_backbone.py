@@ -200,6 +200,12 @@ def test_merging_by_number_and_slices_are_what_they_say():
     assert torch.equal(values["most"], torch.maximum(a, b))
 
 
+def test_blocks_named_one_by_one_are_those_that_a_block_puts_side_by_side():
+    parts = {"a": MLP("all", 6), "b": MLP("all", 4)}
+    agree(drawn({**parts, "both": {"inputs": ["a", "b"], "merge": "concat"}, "out": MLP("both", 5)}),
+          drawn({**parts, "out": MLP(["a", "b"], 5)}), {})
+
+
 # one input of each kind that a layer can take, and what else it must be told
 GIVEN = {"stack": [{"of": "all", "form": "fields"}], "history": [{"of": "shown", "form": "history"}], "vector": ["all"],
          "pair": ["deep", "wide"]}

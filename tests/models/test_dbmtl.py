@@ -1,5 +1,6 @@
 """DBMTL's identities (arXiv 1902.09154), and its equations written again in float64."""
 
+import pytest
 import torch
 from plain import layer, mlp, wake
 
@@ -21,18 +22,20 @@ def bottom(views=3, rows=6):
     return torch.randn(rows, views, H, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def test_it_is_the_papers_equations():
-    part, h = made(hidden=(7,)), bottom(1)
+@pytest.mark.parametrize("views", [1, 3], ids=["one", "per task"])
+def test_it_is_the_papers_equations(views):
+    part, h = made(hidden=(7,)), bottom(views)
     for row, out in zip(h, part(h)):
-        q = [mlp(part.towers, row[0], t) for t in range(3)]
+        q = [mlp(part.towers, row[t % views], t) for t in range(3)]
         r0 = q[0]
         r1 = mlp(part.relations["1"], torch.cat([q[1], r0]))
         r2 = mlp(part.relations["2"], torch.cat([q[2], r0, r1]))
         torch.testing.assert_close(out, torch.stack([r0, r1, r2]), atol=1e-12, rtol=0)
 
 
-def test_without_relations_it_is_shared_bottom():
-    part, h = made(relations=()), bottom(1)
+@pytest.mark.parametrize("views", [1, 3], ids=["shared_bottom", "mmoe"])
+def test_without_relations_it_is_shared_bottom_or_mmoe(views):
+    part, h = made(relations=()), bottom(views)
     heads = wake(LinearHeads(Spec(flat=1, tasks=3, hidden=4)))
     towers = wake(Towers(Spec(flat=1, tasks=3, hidden=H), hidden=(4,)))
     towers.mlp.load_state_dict(part.towers.state_dict())

@@ -114,12 +114,13 @@ def test_a_row_does_not_feel_its_neighbours():
 
 
 def test_dice_with_alpha_one_is_the_identity_and_normalises_channels_of_the_batch():
-    s, dice = torch.randn(50, 3) * 4 + 2, Dice(3)
+    s, dice = torch.randn(50, 3, dtype=torch.float64) * 4 + 2, Dice(3).double()
     torch.nn.init.ones_(dice.alpha)
-    torch.testing.assert_close(dice(s), s)
-    torch.nn.init.zeros_(dice.alpha)
+    torch.testing.assert_close(dice(s), s, atol=1e-12, rtol=0)
+    torch.testing.assert_close(dice.eval()(s), s, atol=1e-12, rtol=0)
+    torch.nn.init.zeros_(dice.train().alpha)
     p = torch.sigmoid((s - s.mean(0)) / (s.var(0, unbiased=False) + 1e-8).sqrt())
-    torch.testing.assert_close(dice(s), p * s)
+    torch.testing.assert_close(dice(s), p * s, atol=1e-12, rtol=0)
 
 
 def test_dice_evaluates_a_row_by_itself_and_trains_on_one_row():
@@ -163,8 +164,16 @@ def test_without_din_histories_are_pooled_into_the_base_model():
 
 def test_padding_at_the_end_of_a_history_changes_nothing():
     m, rows = model(config({"name": "din"})).eval(), batch()
+    with torch.no_grad():
+        for table in m.embedding.tables.values():
+            table.weight[table.weight.abs().sum(1) > 0] += 0.5          # PAD stays zeros
     values, offsets = rows.bags(0)
-    padded = torch.cat([values[:offsets[1]], torch.zeros(3, dtype=torch.int32), rows.values[offsets[1]:]])
-    more = rows.offsets.clone()
-    more[1:] += 3                                           # the first row's history ends with three PAD
-    torch.testing.assert_close(m(replace(rows, values=padded, offsets=more)).logits, m(rows).logits)
+    row = int(offsets.diff().argmax())
+    assert offsets.diff()[row] == 3
+    longer = lambda pad: replace(rows, offsets=torch.where(torch.arange(len(rows.offsets)) > row, rows.offsets + 3,
+                                                           rows.offsets),
+                                 values=torch.cat([rows.values[:offsets[row + 1]], torch.full((3,), pad).int(),
+                                                   rows.values[offsets[row + 1]:]]))
+    logits = m(rows).logits
+    torch.testing.assert_close(m(longer(0)).logits, logits)
+    assert not torch.isclose(m(longer(5)).logits, logits).all()

@@ -36,6 +36,19 @@ def said(request):
     return request.param
 
 
+def awake(m):
+    """No weight and no vector left where it starts, so that whatever leaks from row to row is seen."""
+    g = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for p in m.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=g))
+        for table in m.embedding.tables.values():
+            moved = 0.5 * torch.randn(table.weight.shape, generator=g)
+            moved[list(table.offset.values())] = 0                             # PAD is zeros
+            table.weight += moved
+    return m
+
+
 def same(model, rows):
     model.eval()
     with torch.no_grad():
@@ -69,14 +82,14 @@ def with_padding(rows, count):
 
 
 def test_a_rows_answer_is_its_own_however_the_batch_is_permuted_split_or_padded(said):
-    m, rows = model(config(said)), batch()
+    m, rows = awake(model(config(said))), batch()
     logits = same(m, rows)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(5)).tolist()
     for answers, expected in ((same(m, pick(rows, order)), logits[order]),
                               (torch.cat([same(m, pick(rows, part)) for part in ([0], [1, 2, 3, 4], [*range(5, 12)])]),
                                logits),
                               (same(m, with_padding(rows, 5))[:12], logits)):
-        torch.testing.assert_close(answers, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(answers, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_saved_and_loaded_gives_the_same_bits(said):
@@ -98,7 +111,7 @@ def test_two_hundred_steps_learn_a_planted_rule(said):
     for step in range(200):
         prediction = m(rows)
         loss = task_losses(m.funnel, prediction, rows.labels, rows.weight).sum()
-        loss = loss + m.calibrator * calibrator(prediction, m.funnel.parents, m.funnel.kinds)
+        loss = loss + m.calibrator * calibrator(prediction, m.funnel.parents, m.funnel.kinds, rows.weight)
         if step == 0:
             first = loss.item()
         dense.zero_grad()

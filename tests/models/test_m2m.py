@@ -134,6 +134,7 @@ def test_a_meta_unit_that_says_nothing_leaves_the_residual():
 
 
 def test_equal_experts_make_the_attention_irrelevant():
+    """So its weights sum to 1."""
     body, x = made(MetaAttention, experts=3, hidden=(K,)), rows()
     with torch.no_grad():
         for step in body.experts.layers:

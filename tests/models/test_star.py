@@ -85,6 +85,20 @@ def test_at_the_start_every_scenario_is_the_shared_network():
     torch.testing.assert_close(heads(body(mixed), mixed), linear(plain(mixed), mixed), atol=1e-12, rtol=0)
 
 
+def test_with_one_scenario_it_is_a_network_behind_batch_normalisation():
+    spec = Spec(flat=4, tasks=2, scenarios=3, hidden=3)
+    norm, other = PartitionedNorm(spec, leave=()).double(), nn.BatchNorm1d(4).double()
+    body, heads = StarMLP(spec, hidden=(5, 3)).double(), StarHeads(spec).double()
+    plain, linear = MLPBody(spec, hidden=(5, 3)).double(), LinearHeads(spec).double()
+    with torch.no_grad():
+        for mine, layer in zip(plain.mlp.layers, body.bodies[0]):
+            mine["linear"].load_state_dict(layer.shared.state_dict())
+        linear.load_state_dict(heads.linear.state_dict(prefix="linear."))
+    x = rows(20, scenarios=[2] * 20)
+    z = Inputs(other(x.flat), scenario=x.scenario)
+    torch.testing.assert_close(heads(body(norm(x)), norm(x)), linear(plain(z), z), atol=1e-12, rtol=0)
+
+
 def test_with_one_scenario_the_norm_is_batch_normalisation():
     norm = PartitionedNorm(Spec(flat=4, tasks=1, scenarios=3), leave=()).double()
     other = nn.BatchNorm1d(4, momentum=None).double()
@@ -98,12 +112,18 @@ def test_with_one_scenario_the_norm_is_batch_normalisation():
 
 
 def test_a_mixed_batch_is_each_scenario_by_itself():
-    x, norm, body = rows(60), made(PartitionedNorm, leave=()), wake(made(StarMLP, hidden=(5, 3)))
-    together = body(norm(x))
+    x, body, heads = rows(60), wake(made(StarMLP, hidden=(5, 3))), wake(made(StarHeads))
+    aux = wake(made(AuxiliaryNetwork, width=2, hidden=(3,)))
+
+    def whole(x):
+        z = wake(made(PartitionedNorm, leave=())).train()(x)                # statistics of its own batch alone
+        return heads(body(z), z) + aux(z)
+
+    together = whole(x)
     for s in range(2, S):
         keep = x.scenario == s
         alone = Inputs(x.flat[keep], scenario=x.scenario[keep])
-        torch.testing.assert_close(body(made(PartitionedNorm, leave=())(alone)), together[keep], atol=1e-10, rtol=0)
+        torch.testing.assert_close(whole(alone), together[keep], atol=1e-10, rtol=0)
 
 
 def test_a_scenario_with_one_row_or_none_is_harmless():

@@ -144,7 +144,7 @@ def test_a_run_is_its_steps_written_by_hand(tmp_path, clip_norm):
         by_hand.train()
         said = by_hand(b)
         loss = (weights * task_losses(by_hand.funnel, said, b.labels, b.weight)).sum()
-        loss = loss + 50.0 * calibrator(said, by_hand.funnel.parents, by_hand.funnel.kinds)
+        loss = loss + 50.0 * calibrator(said, by_hand.funnel.parents, by_hand.funnel.kinds, b.weight)
         adam.zero_grad()
         loss.backward()
         gradients = by_hand.embedding.take_gradients()

@@ -257,7 +257,8 @@ class Trainer:
         else:
             said = funnel(outputs)
             losses = self.model.task_losses(said, batch)
-            pressed = calibrator(said, funnel.parents, funnel.kinds) if self.model.calibrator else losses.new_zeros(())
+            pressed = calibrator(said, funnel.parents, funnel.kinds, batch.weight) if self.model.calibrator else (
+                losses.new_zeros(()))
         return outputs, losses, pressed if self.model.calibrator else None, batch
 
     def _rest(self, pressed: Tensor | None) -> Tensor | None:
