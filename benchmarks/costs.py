@@ -156,7 +156,8 @@ def main() -> None:
             print(rows_of(costs, [name])[-1], flush=True)
     if said.write:
         today = datetime.date.today().isoformat()
-        write(costs, f"{today}, {processor()}: `python benchmarks/costs.py --write`.")
+        write(costs, f"{today}, {processor()}: `python benchmarks/costs.py --write`. "
+                     "Multiply-adds: of matrix products.")
 
 
 if __name__ == "__main__":

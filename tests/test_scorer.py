@@ -50,6 +50,15 @@ def test_the_graph_says_what_the_model_serves(said):
         close(scorer(*scorer.feed(rows).values()), served(m, schema, rows))
 
 
+def test_apgs_wide_factors_are_multiplied_out_in_the_copy_that_answers():
+    m, _ = made({"name": "apg", "represent": {"middle": 13, "rank": 4, "hidden": [8]}})
+    copy = frozen(m)
+    wide = lambda m: [n for n, p in m.slots.represent.named_parameters() if 13 in p.shape]
+    assert wide(m) and not wide(copy)
+    with torch.no_grad():
+        torch.testing.assert_close(copy(batch()).logits, m(batch()).logits, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("said", [{"name": n} for n in MODELS] + NORMED + [
     {"name": "aitm", "reading": "conditional"}], ids=str)
 def test_a_model_that_reads_flat_alone_answers_behind_its_lookups(said):

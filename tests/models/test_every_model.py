@@ -1,13 +1,19 @@
 """Properties that hold for every model, whatever its paper."""
 
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from made import batch, config, model, pick
 
+from funnelrank import api
+from funnelrank import config as configs
 from funnelrank.loss import calibrator, task_losses
-from funnelrank.models import MODELS
+from funnelrank.models import MODELS, PARTS
+from funnelrank.own_parts import part_settings
 from funnelrank.train.optim import RowUpdates, dense_optimiser
 
 SINGLES = [{"name": n} for n in MODELS]
@@ -124,3 +130,36 @@ def test_two_hundred_steps_learn_a_planted_rule(said):
 def test_swapping_a_part_keeps_one_tower_per_task():
     assert config({"name": "aitm", "represent": "mlp"}).model["represent"]["per"] == "task"
     assert config({"name": "aitm", "represent": "mmoe"}).model["represent"]["per"] == "task"
+
+
+def asked_for(slot, part, key):
+    """Each value that a part's setting may have."""
+    field = part_settings(PARTS[slot][part]).model_fields.get(key)
+    return get_args(field.annotation) if field else ()
+
+
+BASE = {"represent": {"name": "mlp", "hidden": [6]}, "predict": "linear"}
+BUILT = [(slot, part, key, a) for slot, parts in PARTS.items() for part in parts
+         for key in ("activation", "gate_activation") for a in asked_for(slot, part, key)]
+
+
+@pytest.mark.parametrize("slot, part, key, activation", BUILT, ids=["-".join((s, p, a)) for s, p, _, a in BUILT])
+def test_every_activation_that_a_part_may_have_is_there(slot, part, key, activation):
+    said = {"name": part, key: activation} | ({"groups": ["scenario"]} if part in ("m2m", "meta_towers") else {})
+    reader = {"predict": {"name": "meta_towers", "groups": [part]}} if part == "scenario_view" else {}
+    m = model(config({**BASE, **reader, slot: [said] if slot in ("prepare", "side") else said})).train()
+    losses = m.task_losses(m(batch(40)), batch(40))
+    losses.sum().backward()
+    assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["lr", "fnn", "single_task", "auto"])
+@pytest.mark.parametrize("task", [{}, {"kind": "ziln"}, {"kind": "count"}], ids=str)
+def test_a_log_of_numbers_alone_trains_and_answers(name, task, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    price = torch.rand(300, generator=g, dtype=torch.float64)
+    rows = pa.table({"price": price.numpy(), "age": price.flip(0).numpy(), "y": (price > 0.6).long().numpy()})
+    run = api.train(configs.load({
+        "features": {"price": "number", "age": "number", "lists": "off"}, "tasks": {"y": task}, "model": {"name": name},
+        "train": {"threads": 1, "epochs": 1, "batch_size": 64, "out": str(tmp_path / "run")}}), train=rows)
+    assert np.isfinite(run.ranker.predict(rows.drop(["y"]))["y"].to_numpy()).all()

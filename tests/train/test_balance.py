@@ -117,6 +117,20 @@ def test_shared_is_what_more_than_one_loss_reaches():
     assert not m.embedding.take_gradients() and all(p.grad is None for p in m.parameters())
 
 
+@pytest.mark.parametrize("loss", ["focal", {"name": "pairwise", "alpha": 0}, {"name": "jrc", "alpha": 0}])
+def test_what_is_shared_does_not_hang_on_which_loss_a_task_has(loss):
+    said = {"name": "shared_bottom", "represent": {"hidden": [6]}, "predict": {"hidden": [4]}}
+    plain, other = (model(config(said, tasks={t: dict(keys) for t in ("click", "cart", "buy")}))
+                    for keys in ({}, {"loss": loss}))
+    found = []
+    for m in (plain, other):
+        shared = Shared(m.train())
+        shared.find(batch(64, seed=3))
+        found.append({n: r for n, r in shared.reach.items() if "represent" in n})
+    assert found[0].keys() == found[1].keys() and all(r.any() and torch.equal(r, found[1][n])
+                                                      for n, r in found[0].items())
+
+
 def test_a_tower_that_later_tasks_read_is_shared_and_the_last_is_not():
     m = double({"name": "aitm", "represent": {"hidden": [6]}})
     shared = Shared(m)

@@ -64,7 +64,8 @@ class Table(nn.Module):
             draw(weight, self.first, self.rows, init)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("frozen", None, persistent=False)
-        self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()]), persistent=False)
+        self.register_buffer("pad", torch.tensor([o + PAD for o in self.offset.values()], dtype=torch.int64),
+                             persistent=False)
         with torch.no_grad():
             self.weight[self.here(self.pad)] = 0
         self.pending: list[tuple[Tensor, Tensor]] = []           # rows, and the block that autograd sees

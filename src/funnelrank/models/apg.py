@@ -22,7 +22,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.mlp import Rate, Widths
 from funnelrank.nn.affine import affine
-from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
+from funnelrank.nn.linear import ACTIVATIONS, MLP, Elementwise, Linear
 
 
 class GeneratedMLP(nn.Module):
@@ -41,7 +41,7 @@ class GeneratedMLP(nn.Module):
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), mix: Literal["concat", "sum"] = "concat",
                  hidden: Widths = (128, 64), rank: Annotated[int, Gt(0)] = 8,
                  middle: Annotated[int, Gt(0)] | None = 32, generator: Widths = (),
-                 activation: Activation = "relu", dropout: Rate = 0.0, per: Literal["all", "task"] = "all"):
+                 activation: Elementwise = "relu", dropout: Rate = 0.0, per: Literal["all", "task"] = "all"):
         super().__init__()
         if not hidden:
             raise ConfigError("model.represent.hidden: found []; there is no layer whose weights could be generated")

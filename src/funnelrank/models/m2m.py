@@ -22,15 +22,16 @@ from dataclasses import replace
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 from torch import Tensor, nn
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import History, Inputs, Needs, Padded, Spec
 from funnelrank.models.mlp import Heads, Rate, Widths
-from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
+from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Elementwise, Linear
 
 VIEW = "scenario_view"
+Groups = Annotated[Sequence[str], MinLen(1)]
 
 
 class SequenceAttention(nn.Module):
@@ -101,7 +102,7 @@ class ScenarioView(nn.Module):
     needs = Needs()
     reads, changes, makes = {}, (), (VIEW,)
 
-    def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), hidden: Widths = (16,),
+    def __init__(self, spec: Spec, *, groups: Groups = ("scenario",), hidden: Widths = (16,),
                  activation: Activation = "relu"):
         super().__init__()
         self.groups = list(groups)
@@ -119,7 +120,7 @@ class MetaUnit(nn.Module):
     With `rank` r the weights are U S V with S [r, r] generated and U, V learned (as in APG), for k^2 generated.
     """
 
-    def __init__(self, view: int, width: int, units: int, *, depth: int, rank: int | None, activation: Activation):
+    def __init__(self, view: int, width: int, units: int, *, depth: int, rank: int | None, activation: Elementwise):
         super().__init__()
         self.width, self.size = width, rank or width
         self.weights = nn.ModuleList(Linear(view, self.size ** 2, stack=units) for _ in range(depth))
@@ -158,9 +159,9 @@ class MetaAttention(nn.Module):
 
     needs = Needs()
 
-    def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), experts: Annotated[int, Gt(0)] = 4,
+    def __init__(self, spec: Spec, *, groups: Groups = ("scenario",), experts: Annotated[int, Gt(0)] = 4,
                  hidden: Widths = (64, 16), task: Annotated[int, Gt(0)] = 16, depth: Annotated[int, Gt(0)] = 1,
-                 rank: Annotated[int, Gt(0)] | None = None, activation: Activation = "leaky_relu",
+                 rank: Annotated[int, Gt(0)] | None = None, activation: Elementwise = "leaky_relu",
                  dropout: Rate = 0.0):
         super().__init__()
         self.groups, self.views = list(groups), spec.tasks
@@ -194,9 +195,9 @@ class MetaTowers(nn.Module):
     needs = Needs()
     reads = {}
 
-    def __init__(self, spec: Spec, *, groups: Sequence[str] = ("scenario",), layers: Annotated[int, Gt(0)] = 2,
+    def __init__(self, spec: Spec, *, groups: Groups = ("scenario",), layers: Annotated[int, Gt(0)] = 2,
                  depth: Annotated[int, Gt(0)] = 1, rank: Annotated[int, Gt(0)] | None = None,
-                 activation: Activation = "leaky_relu"):
+                 activation: Elementwise = "leaky_relu"):
         super().__init__()
         self.groups, self.tasks = list(groups), spec.tasks
         view = sum(spec.groups[g] for g in groups)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from funnelrank.inputs import Inputs, Needs, Spec, with_flat
 from funnelrank.models.mlp import Heads, Rate, Widths
-from funnelrank.nn.linear import ACTIVATIONS, Activation, Linear
+from funnelrank.nn.linear import ACTIVATIONS, Elementwise, Linear
 
 
 class GateNU(nn.Module):
@@ -96,7 +96,7 @@ class ParameterGates(nn.Module):
     def __init__(self, spec: Spec, *, groups: Sequence[str] = ("user", "item"), hidden: Widths = (128, 64),
                  gate: Annotated[int, Gt(0)] = 64, position: Literal["input", "output"] = "input",
                  per: Literal["all", "task"] = "task", gamma: Annotated[float, Gt(0)] = 2.0,
-                 activation: Activation = "relu", dropout: Rate = 0.0):
+                 activation: Elementwise = "relu", dropout: Rate = 0.0):
         super().__init__()
         self.groups, self.position = list(groups), position
         T, widths = spec.tasks, [spec.hidden, *hidden]

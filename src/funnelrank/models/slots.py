@@ -80,7 +80,8 @@ class Slots(nn.Module):
                                   "one that all share")
             self.predict = build_part("predict", model["predict"], spec)
         elif self.side:                                          # a sum of logits needs w_0
-            self.bias = nn.Parameter(torch.tensor(spec.log_odds or (0.0,) * len(spec.owners)))
+            bias = torch.tensor(spec.log_odds or (0.0,) * len(spec.owners), dtype=torch.get_default_dtype())
+            self.bias = nn.Parameter(bias)
         self.tasks = spec.tasks
 
     @staticmethod

@@ -27,7 +27,7 @@ from funnelrank import ranks
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec, with_flat
 from funnelrank.models.mlp import Rate, Widths, owner_of_outputs, start_at_log_odds, view_of_outputs
-from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Linear
+from funnelrank.nn.linear import ACTIVATIONS, MLP, Activation, Elementwise, Linear
 from funnelrank.nn.own import own_linear, owner
 
 
@@ -129,7 +129,7 @@ class StarMLP(nn.Module):
 
     needs = Needs(scenario=True)
 
-    def __init__(self, spec: Spec, *, hidden: Widths = (128, 64), activation: Activation = "relu", dropout: Rate = 0.0,
+    def __init__(self, spec: Spec, *, hidden: Widths = (128, 64), activation: Elementwise = "relu", dropout: Rate = 0.0,
                  per: Literal["all", "task"] = "all"):
         super().__init__()
         refuse_without_scenarios(spec, "represent")

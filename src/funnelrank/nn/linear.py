@@ -16,7 +16,8 @@ from funnelrank.nn.norm import Norm
 from funnelrank.nn.small import Step, fits, kernels, small
 from funnelrank.nn.watch import Switch
 
-Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear", "dice"]
+Elementwise = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "linear"]
+Activation = Literal[Elementwise, "dice"]          # which has numbers of its own and looks at the batch
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
                                            "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU, "linear": nn.Identity}
 

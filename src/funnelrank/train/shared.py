@@ -1,15 +1,16 @@
 """What several tasks learn together, and what each of them would do to it.
 
 A number of a weight is shared where more than one task's loss reaches it: found out once, on the first batch, with
-every label observed. So a stack of towers is shared as far as tasks read each other's, and no further. The columns of a
-table are shared likewise, over all its rows. What no more than one task reaches is that task's own.
+every label observed, by the likelihood that another loss stands for. So a stack of towers is shared as far as tasks
+read each other's, and no further. The columns of a table are shared likewise, over all its rows. What no more than one
+task reaches is that task's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import RowGradient
+from funnelrank.loss import task_losses
 from funnelrank.ranker import RankingModel
 
 
@@ -58,8 +60,7 @@ class Shared:
         counts = {n: torch.zeros_like(r, dtype=torch.int32) for n, r in self.reach.items()}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             said = model.funnel(slots(model.embedding(batch)))
-            losses = model.task_losses(said, replace(batch, labels=torch.ones_like(batch.labels),
-                                                     weight=torch.ones_like(batch.weight)))
+            losses = task_losses(model.funnel, said, torch.ones_like(batch.labels), torch.ones_like(batch.weight))
         reached: dict[str, Tensor] = {}
         for t in range(len(losses)):
             losses[t].backward(retain_graph=True)
