@@ -282,6 +282,7 @@ def write_page(out: Path, page: Path) -> None:
 def section(name: str, folder: Path) -> str:
     """One log's tables: the best on valid first; differences on the same test rows, paired."""
     cells = {model: list(chosen(folder / model)) for model in (*OURS, *THEIRS)}
+    cells = {m: [x for x in c if "refused" not in x] or c for m, c in cells.items()}
     refused = {m: c[0]["refused"] for m, c in cells.items() if c and "refused" in c[0]}
     cells = {m: c for m, c in cells.items() if c and m not in refused}
     tasks = [k[4:] for k in next(iter(cells.values()))[0]["test"] if k.startswith("auc_") and k != "auc_mean"]
