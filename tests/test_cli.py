@@ -200,6 +200,15 @@ def test_check_data_says_what_the_files_hold(capsys, log):
     assert "note:" not in out
 
 
+@pytest.mark.parametrize("model, fault", [
+    ("{name: dcn_v2, represent: {experts: 3}}", "represent.experts: 3 experts of full rank"),
+    ("{name: apg, represent: {middle: 2, rank: 8}}", "represent.middle: 2 is narrower than rank 8"),
+    ("{name: ple, represent: {hidden: []}}", r"represent.hidden: found \[\]; an expert has at least one layer")])
+def test_check_data_builds_the_network_and_says_what_only_a_part_knows(capsys, log, model, fault):
+    err = refused(capsys, "check", log / "shop.yaml", "--data", "--set", f"model={model}")
+    assert re.search(f"^--set model: {fault}", err, re.MULTILINE)
+
+
 def test_check_data_names_every_fault_of_the_files_at_once(capsys, log):
     err = refused(capsys, "check", log / "shop.yaml", "--data", "--set", "features.pric=number",
                   "--set", "features.device=number", "--set", "features.user={kind: sequence, column: user_id}",

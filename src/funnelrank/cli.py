@@ -72,20 +72,23 @@ def check(config: Path, /, *, sets: Sets = None, data: Annotated[bool, Parameter
     config
         The YAML file.
     data
-        Also read the data: columns, types, label values, the funnel's order, scenarios, vocabularies.
+        Also build the network, and read the data: columns, types, label values, the funnel's order, scenarios,
+        vocabularies.
     """
     from funnelrank import check as checks
     read = _load(config, sets, allow_code)
     notes = checks.notes(read.settings, read.schema)
     if data:
         from funnelrank.data.verify import verify
+        from funnelrank.network import faults_of_building
+        faults = faults_of_building(read)
         with Console() as console:
             said = verify(read.schema, read.settings, console.watch)
         notes += said.notes
         for line in said.summary:
             say(line)
-        if said.faults:
-            raise ConfigError(*(read.placed(m) for m in said.faults), *(f"note: {read.placed(m)}" for m in notes))
+        if faults := [*faults, *said.faults]:
+            raise ConfigError(*(read.placed(m) for m in faults), *(f"note: {read.placed(m)}" for m in notes))
     for note in notes:
         say(f"note: {read.placed(note)}")
     features, listed = len(read.settings.features.columns), len(read.schema.features)

@@ -26,6 +26,7 @@ from funnelrank.batch import Batch, Layout
 from funnelrank.config import Config
 from funnelrank.data.encode import Encoder
 from funnelrank.describe import aligned
+from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs
 from funnelrank.models import part_class
 from funnelrank.own_parts import is_own
@@ -76,15 +77,31 @@ class Network:
         return box.name
 
 
-def drawn(config: Config, layout: Layout | None = None) -> Network:
-    """The drawing of a config's model; with the `layout` of a fitted encoder, where there is one."""
+def built(config: Config, layout: Layout | None = None) -> tuple[RankingModel, Layout]:
+    """A config's model over id spaces of a few values, before any row is read; ConfigError where a part cannot be."""
     settings, schema = config.settings, config.schema
     embedding = settings.embedding.model_copy(update={"engine": "torch", "init_from": None})
     settings = settings.model_copy(update={"embedding": embedding})
     small = replace(layout or Encoder.unfitted(schema, VALUES).layout, size=dict.fromkeys(schema.spaces, VALUES))
+    return RankingModel(settings, schema, small, {}), small
+
+
+def faults_of_building(config: Config) -> list[str]:
+    """What a part says that cannot be built as the config asks: what only its own code knows."""
+    try:
+        built(config)
+    except ConfigError as refused:
+        return list(refused.messages)
+    return []
+
+
+def drawn(config: Config, layout: Layout | None = None) -> Network:
+    """The drawing of a config's model; with the `layout` of a fitted encoder, where there is one."""
+    settings, schema = config.settings, config.schema
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, batch = RankingModel(settings, schema, small, {}), some_rows(small, ROWS)
+        model, small = built(config, layout)
+        batch = some_rows(small, ROWS)
         with torch.no_grad():
             for parameter in model.slots.parameters():
                 parameter.normal_(0, max(parameter.shape[-1] if parameter.dim() else 1, 1) ** -0.5)
