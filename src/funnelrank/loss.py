@@ -159,7 +159,7 @@ class _Plain(torch.autograd.Function):
     def forward(ctx, logits, labels, weight, edges):
         seen = labels == labels
         y, z = torch.where(seen, labels, 0.0), torch.where(seen, logits, 0.0)     # an unseen row must not overflow
-        rows, share = _shares(weight), _shares(weight.unsqueeze(1) * seen)        # [B], [B, T]
+        share, rows = _shares(weight.unsqueeze(1) * seen), _shares(weight) if edges else weight     # [B, T], [B]
         losses = (share * torch.lerp(F.softplus(z), F.softplus(-z), y)).sum(0)
         pressed, over = logits.new_zeros(()), []
         if edges:

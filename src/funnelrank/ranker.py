@@ -82,10 +82,10 @@ class RankingModel(nn.Module):
                 said = undo_down_sampling(said, self.funnel, self.kept[0], 1 / self.kept[1])
         return said
 
-    def task_losses(self, said: Prediction, batch: Batch) -> Tensor:
-        """What training minimises of each task, [T]."""
-        weight = within(batch.weight, batch.labels, self.spaces) if self.spaces else batch.weight
-        losses = task_losses(self.funnel, said, batch.labels, weight, self.losses, batch.user)
+    def task_losses(self, said: Prediction, batch: Batch, likelihood: bool = False) -> Tensor:
+        """What training minimises of each task, [T]; with `likelihood` by that, over all rows, whatever loss it has."""
+        weight = within(batch.weight, batch.labels, self.spaces) if self.spaces and not likelihood else batch.weight
+        losses = task_losses(self.funnel, said, batch.labels, weight, None if likelihood else self.losses, batch.user)
         return losses if self.debias is None else self.debias(self.funnel, said, batch.labels, batch.weight, losses)
 
     def selection(self) -> dict[str, float] | None:

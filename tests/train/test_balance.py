@@ -131,6 +131,16 @@ def test_what_is_shared_does_not_hang_on_which_loss_a_task_has(loss):
                                                       for n, r in found[0].items())
 
 
+def test_what_is_shared_is_what_a_debiased_loss_reaches():
+    """Read conditionally, a step's likelihood trains the towers before it; its debiased loss alone does not."""
+    said = {"name": "single_task", "represent": {"hidden": [6]}, "reading": "conditional"}
+    shared = lambda **more: Shared(double({**said, **more}))
+    plain, alone = shared(), shared(debias={"name": "dr", "entire_space": 0})
+    for found, reached in ((plain, True), (alone, False)):
+        found.find(rows())
+        assert any(r.any() for n, r in found.reach.items() if "represent" in n) == reached
+
+
 def test_a_tower_that_later_tasks_read_is_shared_and_the_last_is_not():
     m = double({"name": "aitm", "represent": {"hidden": [6]}})
     shared = Shared(m)

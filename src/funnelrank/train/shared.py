@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from torch import Tensor
 from funnelrank import ranks
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import RowGradient
-from funnelrank.loss import task_losses
 from funnelrank.ranker import RankingModel
 
 
@@ -60,7 +59,8 @@ class Shared:
         counts = {n: torch.zeros_like(r, dtype=torch.int32) for n, r in self.reach.items()}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             said = model.funnel(slots(model.embedding(batch)))
-            losses = task_losses(model.funnel, said, torch.ones_like(batch.labels), torch.ones_like(batch.weight))
+            seen = replace(batch, labels=torch.ones_like(batch.labels), weight=torch.ones_like(batch.weight))
+            losses = model.task_losses(said, seen, likelihood=True)
         reached: dict[str, Tensor] = {}
         for t in range(len(losses)):
             losses[t].backward(retain_graph=True)
