@@ -12,10 +12,10 @@ seed 0 (TRIALS); the best on valid (mean AUC) is trained with the other seeds, a
 thread, one training at a time. Networks of one task, one for each, take part on one log (NETWORKS), torch-rechub's on
 KuaiRand.
 
-Two models of ours have features besides (MORE): `auto-te`, which is `auto` with rates of earlier days' labels, and
-`wide_deep`, which needs crosses. Recipes that read what a log does not have are written as they ask (OTHERWISE).
-`lightgbm-te` has the usual encodings of labels by five random folds. LightGBM and torch-rechub run in .bench-env (see
-the Makefile), on the encoded rows of this package.
+Two models have features besides (MORE): `auto-te`, which is `auto` with rates of earlier days' labels, and `wide_deep`,
+which needs crosses. `fnn` starts from an `fm` of the same setting and seed (START), whose time counts. Recipes that
+read what a log does not have are written as they ask (OTHERWISE). `lightgbm-te` has the usual encodings of labels by
+five random folds. LightGBM and torch-rechub run in .bench-env (see the Makefile), on the encoded rows of this package.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from funnelrank import load_config
+from funnelrank import api, load_config
 from funnelrank.data.cache import EncodedSplit
 from funnelrank.data.encode import Encoder
 from funnelrank.data.loader import Loader
@@ -63,9 +63,13 @@ NETWORKS = {          # one for each task, and where they take part: 126 feature
     **dict.fromkeys(("lr", "fm", "fnn", "pnn", "nfm", "deepfm", "dcn_v2", "din", "wide_deep"), "kuairand"),
     **dict.fromkeys(("afm", "autoint"), "census")}
 OURS = (*SYSTEMS, *NETWORKS)
-THEIRS = ("lightgbm", "lightgbm-te", "rechub-shared_bottom", "rechub-mmoe", "rechub-ple", "rechub-aitm")
+THEIRS = ("lightgbm", "lightgbm-te", *(f"rechub-{m}" for m in (
+    "shared_bottom", "mmoe", "ple", "aitm", "esmm", "deepfm", "dcn_v2", "din", "wide_deep", "autoint")))
 TRIALS = {
     "ours": ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"]),
+    **dict.fromkeys(("lr", "fm", "fnn", "nfm", "deepfm"), (          # sums over all features: docs/models/deepfm.md
+        [], ["embedding.optimiser.lr=0.02"], ["embedding.optimiser.lr=0.01"],
+        ["embedding.optimiser.lr=0.01", "train.batch_size=512"])),
     "lightgbm": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"most_values": 10**9}),
     "lightgbm-te": ({}, {"num_leaves": 31}, {"min_data_in_leaf": 20}, {"learning_rate": 0.1}),
     "rechub": ({}, {"lr": 3e-3}, {"lr": 3e-4}, {"batch": 512})}
@@ -83,6 +87,7 @@ OTHERWISE = {                     # a recipe reads what a log does not have, and
         ("hillstrom", "context"), ("census", "context"), ("globo", "user"))},
     **{("census", m): f"{{name: {m}, relations: {{y_college: y_never_married, y_income_50k: "
                       "[y_never_married, y_college]}}" for m in ("aitm", "dbmtl")}}
+START = {"fnn": "fm"}              # whose tables a model starts from
 BASE, BEST = "shared_bottom", "auto"
 BEGIN, END = "<!-- contest: begin -->", "<!-- contest: end -->"
 
@@ -98,7 +103,7 @@ class Log:
     splits: dict[str, EncodedSplit]
     config: Any
 
-    def load(self, model: str, trial: list[str], seed: int, folder: str):
+    def load(self, model: str, trial: Sequence[str], seed: int, folder: Path | str):
         model = OTHERWISE.get((self.name, model), model.removesuffix("-te"))
         return load_config(self.example, [*self.sets, f"model={model}", *trial, f"train.seed={seed}",
                                           f"train.out={folder}"])
@@ -135,7 +140,7 @@ def contest(name: str, said: argparse.Namespace, until: float | None) -> None:
     for seed in range(said.seeds):                     # all models with one seed before the next: parts are even
         for model in models:
             ours = model in OURS
-            more = tuple(edits.get(model, ()))
+            more = tuple(edits.get(model.removeprefix("rechub-"), ()))
             if more not in logs:
                 logs[more] = opened(name, said.logs, said.out / name, more)
             log = logs[more]
@@ -184,11 +189,12 @@ def key(log: Log, model: str, trial: int) -> str:
             trials(model)[trial] or "")
     except ConfigError as refused:
         said = str(refused)
-    return hashlib.sha256(json.dumps([log.encoder.hash(), model, said], sort_keys=True).encode()).hexdigest()[:16]
+    what = [log.encoder.hash(), model, said, *([START[model]] if model in START else [])]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def trials(model: str) -> tuple:
-    return TRIALS["ours" if model in OURS else model if model in TRIALS else model.split("-")[0]]
+    return TRIALS[model if model in TRIALS else "ours" if model in OURS else model.split("-")[0]]
 
 
 def done(folder: Path, key: str) -> bool:
@@ -205,12 +211,17 @@ def best_trial(folder: Path, trials: int) -> int:
 
 def measure_ours(log: Log, model: str, trial: int, seed: int, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        config = log.load(model, trials(model)[trial], seed, place)
+        sets, seconds = list(trials(model)[trial]), 0.0
+        if model in START:
+            before = log.load(START[model], [*sets, "evaluate.intervals=none"], seed, f"{place}/before")
+            seconds = api.train(before).trained.cpu_seconds
+            sets.append(f"embedding.init_from={place}/before")
+        config = log.load(model, sets, seed, place)
         net = build(config, log.encoder, log.splits)
         trained = fit(config, net, log.encoder, {s: log.splits[s] for s in ("train", "valid")}, folder=Path(place))
         rows = lambda split: Loader(log.splits[split], log.encoder.layout, 8192, shuffle=False, seed=0).epoch(0)
         scores = {s: score(net, config.schema, rows(s), s.split("/")[0]) for s in log.splits if s != "train"}
-    keep(log, model, trial, seed, folder, scores, trained.cpu_seconds, {
+    keep(log, model, trial, seed, folder, scores, seconds + trained.cpu_seconds, {
         "epochs": trained.epochs, "parameters": sum(p.numel() for p in net.parameters())})
 
 
@@ -247,7 +258,8 @@ def arrays(log: Log, place: Path) -> None:
                  **lists)
     (place / "meta.json").write_text(json.dumps({
         "ids": lay.ids, "numbers": lay.numbers, "lists": lay.lists, "tasks": lay.tasks, "space": dict(lay.space),
-        "size": dict(lay.size), "splits": [s.replace("/", "_") for s in log.splits]}))
+        "size": dict(lay.size), "crosses": [*log.config.schema.of_kind("cross")],
+        "splits": [s.replace("/", "_") for s in log.splits]}))
 
 
 def keep(log: Log, model: str, trial: int, seed: int, folder: Path, scores: dict[str, Scores], seconds: float,
@@ -303,6 +315,13 @@ def section(name: str, folder: Path) -> str:
     if peers:
         said += ["", f"`{BEST}` less each of the others, AUC:", ""]
         said += lines(["less", *tasks], [[m, *(found.get((BEST, t), "-") for t in tasks)] for m, found in peers])
+    pairs = [(m, against(theirs, {n: cells[n] for n in (m, theirs)}), theirs) for theirs in THEIRS
+             if (m := theirs.removeprefix("rechub-")) != theirs and theirs in cells and m in cells]
+    if pairs:
+        cpu = lambda m: np.mean([x["cpu_seconds"] for x in cells[m]])
+        said += ["", "Each of ours less torch-rechub's of that name, AUC, and how many times as long theirs takes:", ""]
+        said += lines(["model", *tasks, "time"], [[m, *(found.get((m, t), "-") for t in tasks),
+                                                   f"{cpu(theirs) / cpu(m):.1f}"] for m, found, theirs in pairs])
     return "\n".join(said + [f"\n`{m}` does not apply: {why}" for m, why in refused.items()])
 
 

@@ -9,10 +9,10 @@ the model says otherwise) and the same epochs; early stopping looks at valid's m
 true probabilities p, as an average over all that could happen there, so that chance has no part in it; p^ are the
 model's:
 
-    AUC       how far below that of p itself it is; of click, and of buy over all rows
-    p^ / p    ratio of means; of buy over all rows
-    clicked, unclicked    of buy given a click, on rows weighted by their true probability to have one, or not: the same
-              ratio, and KL, the mean of p log(p / p^) + (1 - p) log((1 - p) / (1 - p^)), in thousandths
+    AUC       of a step over all rows: how far below that of p itself it is
+    p^ / p    ratio of means, over all rows
+    given the step before, on rows weighted by their true probability to have taken that, or not to: the same ratio, and
+              KL, the mean of p log(p / p^) + (1 - p) log((1 - p) / (1 - p^)), in thousandths
 
 Intervals are 95 % ones over seeds (Student's t). One thread.
 """
@@ -22,6 +22,7 @@ import json
 import shutil
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,17 @@ from funnelrank.evaluate.score import score
 from funnelrank.flow import build, encode, fit, open_data, prepare
 from funnelrank.simulate import simulate
 
-WORLDS = {
+WORLDS = {                            # arguments of `simulate`; a funnel has two steps where none is said
     "independent": {"alike": 0.0},
     "known": {"alike": 1.0},
     "known, strong": {"alike": 3.0},
     "unseen": {"mood": 0.7},
     "unseen, strong": {"mood": 1.5},
     "sparse": {"next_rate": 0.03},
+    "three steps": {"funnel": ("click", "cart", "buy"), "next_rate": 0.5},
 }
+STEPS = ("click", "buy")
+TAKEN = {"click": ("clicked", "unclicked"), "cart": ("carted", "not carted")}
 BODY = {"represent": {"name": "mlp", "per": "task", "hidden": [32, 16]}}
 SHARED = {"represent": {"hidden": [32]}, "predict": {"hidden": [16]}}
 MODELS = {
@@ -59,13 +63,16 @@ MODELS = {
     "DCMT": {"name": "dcmt", **BODY},
 }
 BASE = "clicks alone"
-CLICK, BUY = 0, 1
 T975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}      # Student's t, by seeds
 
 
-def settings(model: str, log: Path, seed: int) -> dict:
+def steps(name: str) -> tuple[str, ...]:
+    return WORLDS[name].get("funnel", STEPS)
+
+
+def settings(model: str, log: Path, seed: int, funnel: tuple[str, ...]) -> dict:
     """`clicks alone` is what the field does without any of this: p(buy | click) learned on clicks, and on them only."""
-    alone = model == BASE
+    later = {s: {"label": f"seen_{s}"} if model == BASE else {"after": before} for before, s in pairwise(funnel)}
     return {
         "data": {"dir": str(log), **{s: f"{s}.parquet" for s in ("train", "valid", "test")}, "scenario": "scenario",
                  "cache": str(log / "cache"),
@@ -78,7 +85,7 @@ def settings(model: str, log: Path, seed: int) -> dict:
             "rating": {"kind": "number", "column": "items.rating"}, "category": {"column": "items.category"},
             "brand": {"column": "items.brand"},
             "clicked": {"kind": "sequence", "column": "hist_click", "space": "item_id", "max_len": 20}},
-        "tasks": {"click": {}, "buy": {"label": "bought"} if alone else {"after": "click"}},
+        "tasks": {funnel[0]: {}, **later},
         "embedding": {"width": 8}, "model": MODELS[model], "evaluate": {"intervals": "none", "frozen": False},
         "train": {"out": str(log / "run"), "seed": seed, "threads": 1, "batch_size": 512, "epochs": 3,
                   "early_stopping": {"patience": 2}, "log_every": 10**6, "checkpoint_seconds": None}}
@@ -98,8 +105,9 @@ def auc(p: np.ndarray, q: np.ndarray) -> float:
     return float((positive * below).sum() / (positive.sum() * negative.sum()))
 
 
-def measured(log: Path, model: str, seed: int) -> dict[str, float]:
-    config = load_config(settings(model, log, seed))
+def measured(log: Path, name: str, model: str, seed: int) -> dict[str, float]:
+    funnel = steps(name)
+    config = load_config(settings(model, log, seed, funnel))
     data = open_data(config)
     encoder = prepare(config, data)
     splits = encode(config, data, encoder)
@@ -109,28 +117,31 @@ def measured(log: Path, model: str, seed: int) -> dict[str, float]:
     said = score(trained, config.schema, Loader(splits["test"], encoder.layout, 8192, shuffle=False, seed=0).epoch(0),
                  "test")
     test = pq.read_table(log / "test.parquet")
-    p_click, p_buy = (test[c].to_numpy() for c in ("p_click", "p_buy"))
-    q_click, q_buy = np.exp(said.log_p[:, CLICK].astype(float)), np.exp(said.log_p[:, BUY].astype(float))
-    step = q_buy if model == BASE else np.minimum(q_buy / q_click, 1)
-    if model == BASE:
-        q_buy = q_click * q_buy
-    out = {"click": auc(p_click, p_click) - auc(p_click, q_click), "buy": auc(p_buy, p_buy) - auc(p_buy, q_buy),
-           "all": q_buy.mean() / p_buy.mean()}
-    truth = p_buy / p_click
-    for name, weight in (("clicked", p_click), ("unclicked", 1 - p_click)):
-        out |= {f"KL {name}": kl(truth, step, weight),
-                f"bias {name}": (weight * step).sum() / (weight * truth).sum()}
+    p = [test[f"p_{s}"].to_numpy() for s in funnel]
+    q = list(np.exp(said.log_p.astype(float)).T)
+    if model == BASE:                                  # each of them is given the step before
+        q = [np.prod(q[:k + 1], axis=0) for k in range(len(q))]
+    out = {}
+    for k, step in enumerate(funnel):
+        out |= {f"{step} auc": auc(p[k], p[k]) - auc(p[k], q[k]), f"{step} ratio": q[k].mean() / p[k].mean()}
+        if k:
+            truth, given = p[k] / p[k - 1], np.minimum(q[k] / q[k - 1], 1)
+            for taken, weight in zip(TAKEN[funnel[k - 1]], (p[k - 1], 1 - p[k - 1])):
+                out |= {f"{step} kl {taken}": kl(truth, given, weight),
+                        f"{step} ratio {taken}": (weight * given).sum() / (weight * truth).sum()}
     return out
 
 
 def world(folder: Path, name: str, seed: int, rows: int) -> Path:
-    """A log of its kind, with `bought`: buy where there was a click, and not observed where there was none."""
-    simulate(folder, rows=rows, users=rows // 40, items=rows // 80, days=5, funnel=("click", "buy"), side_tasks=(),
-             spend=False, null_rate=0, missing_labels=0, drift=0, seed=seed, **WORLDS[name])
+    """A log of its kind, with seen_<step>: the step where the one before it was taken, and not observed elsewhere."""
+    simulate(folder, rows=rows, users=rows // 40, items=rows // 80, days=5, side_tasks=(), spend=False, null_rate=0,
+             missing_labels=0, drift=0, seed=seed, **{"funnel": STEPS, **WORLDS[name]})
     for split in ("train", "valid", "test"):
         table = pq.read_table(folder / f"{split}.parquet")
-        bought = pa.array(table["buy"].to_numpy(), mask=table["click"].to_numpy() == 0)
-        pq.write_table(table.append_column("bought", bought), folder / f"{split}.parquet")
+        for before, step in pairwise(steps(name)):
+            seen = pa.array(table[step].to_numpy(), mask=table[before].to_numpy() == 0)
+            table = table.append_column(f"seen_{step}", seen)
+        pq.write_table(table, folder / f"{split}.parquet")
     return folder
 
 
@@ -139,22 +150,35 @@ def said(values: list[float], digits: int, sign: str = "") -> str:
     return f"{np.mean(values):{sign}.{digits}f} ± {half:.{digits}f}"
 
 
-COLUMNS = {"click": ("click: AUC below", 3), "buy": ("buy: AUC below", 3), "all": ("buy: p^ / p", 2),
-           "KL clicked": ("KL, clicked", 1), "KL unclicked": ("KL, unclicked", 1),
-           "bias clicked": ("p^ / p, clicked", 2), "bias unclicked": ("p^ / p, unclicked", 2)}
+def tables(funnel: tuple[str, ...]) -> list[dict[str, tuple[str, int]]]:
+    """What `measured` says -> its heading and how many digits: over all rows; then of each step given the one before.
+    Two steps are one table."""
+    over: dict[str, tuple[str, int]] = {}
+    for step in funnel:
+        over |= {f"{step} auc": (f"{step}: AUC below", 3), f"{step} ratio": (f"{step}: p^ / p", 2)}
+    given = []
+    for before, step in pairwise(funnel):
+        name = f"{step} given {before}: " if len(funnel) > 2 else ""
+        given.append({f"{step} kl {taken}": (f"{name}KL, {taken}", 1) for taken in TAKEN[before]}
+                     | {f"{step} ratio {taken}": (f"{name}p^ / p, {taken}", 2) for taken in TAKEN[before]})
+    return [over, *given] if len(funnel) > 2 else [over | given[0]]
 
 
 def report(name: str, runs: dict[str, list[dict[str, float]]]) -> str:
-    """The table of one world; the last column is paired, seed by seed."""
-    head = ["model", *(words for words, _ in COLUMNS.values()), f"KL, unclicked, less that of {BASE}"]
-    lines = [f"### {name}: `{', '.join(f'{k}={v:g}' for k, v in WORLDS[name].items())}`", "", f"| {' | '.join(head)} |",
-             "|" + "---|" * len(head)]
-    for model, each in runs.items():
-        cells = [said([r[c] for r in each], digits) for c, (_, digits) in COLUMNS.items()]
-        if BASE in runs:
-            cells.append(said([r["KL unclicked"] - b["KL unclicked"] for r, b in zip(each, runs[BASE])], 1, "+")
-                         if model != BASE else "")
-        lines.append(f"| {model} | {' | '.join(cells)} |")
+    """The tables of one world; last columns are paired, seed by seed."""
+    what = ", ".join(f"{k}={' > '.join(v) if isinstance(v, tuple) else f'{v:g}'}" for k, v in WORLDS[name].items())
+    untaken = {f"{step} kl {TAKEN[before][1]}" for before, step in pairwise(steps(name))}
+    lines = [f"### {name}: `{what}`"]
+    for shown in tables(steps(name)):
+        paired = [c for c in shown if c in untaken and BASE in runs]
+        head = ["model", *(words for words, _ in shown.values())]
+        head += [f"{shown[c][0]}, less that of {BASE}" for c in paired]
+        lines += ["", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        for model, each in runs.items():
+            cells = [said([r[c] for r in each], digits) for c, (_, digits) in shown.items()]
+            cells += [said([r[c] - b[c] for r, b in zip(each, runs[BASE])], 1, "+") if model != BASE else ""
+                      for c in paired]
+            lines.append(f"| {model} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -174,7 +198,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 log = world(Path(folder), name, seed, args.rows)
                 for model in runs:
-                    runs[model].append(measured(log, model, seed))
+                    runs[model].append(measured(log, name, model, seed))
         found[name] = runs
         print(report(name, runs), end="\n\n", flush=True)
     print(f"{args.rows:,} rows a log, {args.seeds} seeds, {time.process_time() - began:.0f} CPU seconds")

@@ -33,12 +33,18 @@ def test_the_truth_is_without_divergence_and_nothing_else_is():
     assert truth.kl(p, np.array([0.1, 0.5, 0.2]), w) == 0           # a row without weight
 
 
-def test_a_world_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setitem(truth.WORLDS, "tiny", {"alike": 2.0})
-    log = truth.world(tmp_path, "tiny", 0, 1000)
-    runs = {model: [truth.measured(log, model, 0)] * 2 for model in (truth.BASE, "ESCM2-DR")}
+@pytest.mark.parametrize("funnel", [{}, {"funnel": ("click", "cart", "buy")}])
+def test_a_world_is_measured(tmp_path, monkeypatch, funnel):
+    monkeypatch.setitem(truth.WORLDS, "tiny", {"alike": 2.0, **funnel})
+    log = truth.world(tmp_path, "tiny", 0, 2000)
+    runs = {model: [truth.measured(log, "tiny", model, 0)] * 2 for model in (truth.BASE, "ESCM2-DR")}
+    given = "carted" if funnel else "clicked"
     for each in runs.values():
-        assert all(r["bias clicked"] > 0 and r["KL unclicked"] > 0 and r["click"] > -0.1 for r in each)
-    lines = truth.report("tiny", runs).splitlines()
-    assert lines[0] == "### tiny: `alike=2`" and lines[-1].startswith("| ESCM2-DR | ")
-    assert len({line.count("|") for line in lines[2:]}) == 1
+        assert all(r[f"buy ratio {given}"] > 0 and r["click ratio"] > 0 and r["click auc"] > -0.1 for r in each)
+        shown = [c for table in truth.tables(truth.steps("tiny")) for c in table]
+        assert all(sorted(r) == sorted(shown) for r in each)
+    first, *tables = truth.report("tiny", runs).split("\n\n")
+    assert first.startswith("### tiny: `alike=2") and len(tables) == (3 if funnel else 1)
+    for lines in (table.splitlines() for table in tables):
+        assert len(lines) == 4 and lines[-1].startswith("| ESCM2-DR | ")
+        assert len({line.count("|") for line in lines}) == 1

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from made import inputs, spec
 
 from funnelrank.errors import ConfigError
+from funnelrank.models import afm
 from funnelrank.models.afm import AttentionalFM
 from funnelrank.models.deepfm import SecondOrder
 
@@ -41,3 +43,27 @@ def test_the_order_of_the_features_does_not_matter():
 def test_one_feature_has_no_pairs():
     with pytest.raises(ConfigError, match="afm weighs pairs of features, and there is only one"):
         AttentionalFM(spec(fields=(1, 3), numbers=0))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_rows_taken_a_few_at_a_time_give_what_all_at_once_give(monkeypatch, dropout):
+    """With dropout, backward makes the products anew that forward had: as if they had been kept."""
+    sizes = spec()
+    part, x = AttentionalFM(sizes, per="task", dropout=dropout).double(), inputs(sizes)
+    fields = x.fields.clone().requires_grad_()
+    x.fields = fields
+
+    def found(at_once, again=torch.utils.checkpoint.checkpoint):
+        monkeypatch.setattr(afm, "AT_ONCE", at_once)
+        monkeypatch.setattr(afm, "checkpoint", again)
+        torch.manual_seed(1)
+        out = part(x)
+        return out, *torch.autograd.grad(out.square().sum(), [fields, *part.parameters()])
+
+    pairs = 15 * sizes.fields[1]
+    few = found(2 * pairs)
+    kept = found(2 * pairs, lambda call, rows, **how: call(rows)) if dropout else found(1 << 20)
+    torch.testing.assert_close(few, kept, atol=1e-12, rtol=0)
+    with torch.no_grad():
+        monkeypatch.setattr(afm, "AT_ONCE", 2 * pairs)
+        torch.testing.assert_close(part.eval()(x), part.pooled(part.vectors(x)), atol=1e-12, rtol=0)

@@ -4,6 +4,10 @@
     y = w_0 + sum_i w_i x_i + p . sum_{i<j} a_ij (x_i v_i * x_j v_j)
 
 p is the linear head behind this part, the first order the recipe's `side: [lr]`.
+
+126 features are 7,875 pairs: products of a batch of 1,024 rows would be half a gigabyte, and several times that with
+what their gradients need. Rows are taken a few at a time, so that the pairs of those stay in the cache, and backward
+makes them once more instead of keeping them.
 """
 
 from __future__ import annotations
@@ -13,12 +17,15 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.fields import FieldVectors, pairs
 from funnelrank.models.mlp import Rate
 from funnelrank.nn.linear import Linear
+
+AT_ONCE = 1 << 20          # numbers of the products of rows that are taken together: 4 MB
 
 
 class AttentionalFM(nn.Module):
@@ -49,7 +56,17 @@ class AttentionalFM(nn.Module):
         self.score = Linear(attention, 1, bias=False, stack=self.views)
 
     def forward(self, x: Inputs) -> Tensor:
-        v = self.vectors(x)
+        v = self.vectors(x)                                                               # [B, M, D]
+        few = max(1, AT_ONCE // (len(self.i) * self.hidden))
+        if torch.compiler.is_compiling() or len(v) <= few:        # an export has any number of rows
+            return self.pooled(v)
+        if not torch.is_grad_enabled():
+            return torch.cat([self.pooled(part) for part in v.split(few)])
+        again = {"use_reentrant": False, "preserve_rng_state": self.training and self.dropout.p > 0}
+        return torch.cat([checkpoint(self.pooled, part, **again) for part in v.split(few)])
+
+    def pooled(self, v: Tensor) -> Tensor:
+        """v [B, M, D] -> [B, V, D]."""
         products = self.dropout(v[:, self.i] * v[:, self.j])                              # [B, P, D]
         score = self.score(self.attention(products.flatten(0, 1)).relu())                 # [B * P, V, 1]
         a = score.view(-1, len(self.i), self.views).softmax(1)                            # [B, P, V]

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
@@ -42,10 +43,10 @@ class InteractingLayer(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         M = e.shape[1]
         flat = e.flatten(0, 1)                                                            # [B * M, n, D]
-        q, k, v = (layer(flat).view(-1, M, self.n, self.heads, self.width)
-                   for layer in (self.query, self.key, self.value))                       # [B, M, n, heads, width]
-        a = torch.einsum("bmnhd,bknhd->bnhmk", q, k).softmax(4)
-        mixed = torch.einsum("bnhmk,bknhd->bmnhd", a, v).flatten(3)
+        q, k, v = (layer(flat).view(-1, M, self.n * self.heads, self.width).transpose(1, 2)
+                   for layer in (self.query, self.key, self.value))                       # [B, n * heads, M, width]
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2)        # a is never in memory whole
+        mixed = mixed.reshape(-1, M, self.n, self.heads * self.width)
         if self.residual is not None:
             mixed = mixed + self.residual(flat).view_as(mixed)
         return mixed.relu()
