@@ -64,7 +64,7 @@ NETWORKS = {          # one for each task, and where they take part: 126 feature
     **dict.fromkeys(("afm", "autoint"), "census")}
 OURS = (*SYSTEMS, *NETWORKS)
 THEIRS = ("lightgbm", "lightgbm-te", *(f"rechub-{m}" for m in (
-    "shared_bottom", "mmoe", "ple", "aitm", "esmm", "deepfm", "dcn_v2", "din", "wide_deep", "autoint")))
+    "shared_bottom", "mmoe", "ple", "aitm", "esmm", "deepfm", "dcn_v2", "din", "wide_deep")))
 TRIALS = {
     "ours": ([], ["embedding.optimiser.lr=0.02"], ["train.optimiser.lr=0.0005"], ["train.batch_size=512"]),
     **dict.fromkeys(("lr", "fm", "fnn", "nfm", "deepfm"), (          # sums over all features: docs/models/deepfm.md

@@ -20,7 +20,7 @@ from log import cut_to
 from sklearn.metrics import roc_auc_score
 from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from torch_rechub.models.multi_task import AITM, ESMM, MMOE, PLE, SharedBottom
-from torch_rechub.models.ranking import DIN, AutoInt, DCNv2, DeepFM, WideDeep
+from torch_rechub.models.ranking import DIN, DCNv2, DeepFM, WideDeep
 from torch_rechub.trainers import CTRTrainer, MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
@@ -74,8 +74,6 @@ def single(model: str, meta: dict) -> torch.nn.Module:
             return DCNv2([*embedded, *numbers], 3, hidden, model_structure="stacked", use_low_rank_mixture=False)
         case "wide_deep":
             return WideDeep(crosses, [*embedded, *numbers], hidden)
-        case "autoint":
-            return AutoInt(embedded, numbers, num_layers=3, num_heads=2)
         case "esmm":
             return ESMM(embedded[:1], embedded[1:], hidden, hidden)
         case "din":
@@ -103,11 +101,7 @@ def declared(meta: dict, pooled: list[str] | None = None) -> dict[str, list]:
                                          "mean" if pooled is None or name in pooled else "concat",
                                          shared_with=first.get(space), padding_idx=0))
         first.setdefault(space, name)
-    return {"ids": sparse, "lists": sequences, "numbers": [DenseFeature(plain(n)) for n in meta["numbers"]]}
-
-
-def plain(name: str) -> str:
-    return name.replace(".", "__")                          # its AutoInt names modules so
+    return {"ids": sparse, "lists": sequences, "numbers": [DenseFeature(n) for n in meta["numbers"]]}
 
 
 def main() -> None:
@@ -119,7 +113,7 @@ def main() -> None:
     for split in meta["splits"]:
         arrays = np.load(place / f"{split}.npz")
         x[split] = {n: arrays["ids"][:, i] for i, n in enumerate(meta["ids"])}
-        x[split] |= {plain(n): arrays["numbers"][:, i] for i, n in enumerate(meta["numbers"])}
+        x[split] |= {n: arrays["numbers"][:, i] for i, n in enumerate(meta["numbers"])}
         x[split] |= {n: cut_to(arrays[f"list{i}.values"], arrays[f"list{i}.offsets"], LENGTH)
                      for i, n in enumerate(meta["lists"])}
         y[split] = arrays["labels"]

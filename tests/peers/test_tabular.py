@@ -15,7 +15,7 @@ sys.path += [str(BENCHMARKS), str(BENCHMARKS / "peers")]
 
 import tabular  # noqa: E402
 
-MODELS = ("shared_bottom", "mmoe", "ple", "aitm", "esmm", "deepfm", "dcn_v2", "din", "wide_deep", "autoint")
+MODELS = ("shared_bottom", "mmoe", "ple", "aitm", "esmm", "deepfm", "dcn_v2", "din", "wide_deep")
 META = {"ids": ["video", "tab", "tab_x_video"], "numbers": ["since.missing"], "lists": ["tags", "seen"],
         "tasks": ["click", "view", "like"], "crosses": ["tab_x_video"], "splits": ["train", "valid", "test"],
         "space": {"video": "video", "tab": "tab", "tab_x_video": "tab_x_video", "tags": "tags", "seen": "video"},

@@ -23,9 +23,10 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.fields import FieldVectors, pairs
 from funnelrank.models.mlp import Rate
+from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import Linear
 
-AT_ONCE = 1 << 20          # numbers of the products of rows that are taken together: 4 MB
+AT_ONCE = 1 << 19          # numbers of the products of rows that are taken together: 2 MB
 
 
 class AttentionalFM(nn.Module):
@@ -68,6 +69,7 @@ class AttentionalFM(nn.Module):
     def pooled(self, v: Tensor) -> Tensor:
         """v [B, M, D] -> [B, V, D]."""
         products = self.dropout(v[:, self.i] * v[:, self.j])                              # [B, P, D]
-        score = self.score(self.attention(products.flatten(0, 1)).relu())                 # [B * P, V, 1]
+        hidden = affine(products.flatten(0, 1), *self.attention.wide(), relu=True)        # [B * P, V * A]
+        score = self.score(hidden.view(-1, self.views, self.attention.out))               # [B * P, V, 1]
         a = score.view(-1, len(self.i), self.views).softmax(1)                            # [B, P, V]
         return torch.einsum("bpv,bpd->bvd", a, products)
