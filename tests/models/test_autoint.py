@@ -5,6 +5,7 @@ import torch
 from made import inputs, spec
 
 from funnelrank.models.autoint import AutoIntBody, AutoIntBottom, InteractingLayer
+from funnelrank.nn import mix
 
 
 def slowly(layer, e, n):
@@ -74,3 +75,11 @@ def test_a_bottom_keeps_what_was_there_before_it():
     bottom, x = AutoIntBottom(sizes).double(), inputs(sizes)
     assert bottom(x).flat.shape[1] == bottom.spec.flat
     assert torch.equal(bottom(x).flat[:, :sizes.flat], x.flat)
+
+
+def test_with_somebody_looking_at_its_weights_it_says_the_same():
+    sizes = spec()
+    part, x = AutoIntBody(sizes, per="task").double(), inputs(sizes)
+    with mix.kernels.off():
+        seen = part(x)
+    torch.testing.assert_close(part(x), seen, atol=1e-12, rtol=0)

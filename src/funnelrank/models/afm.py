@@ -23,6 +23,7 @@ from funnelrank.errors import ConfigError
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.fields import FieldVectors, pairs
 from funnelrank.models.mlp import Rate
+from funnelrank.nn import mix
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import Linear
 
@@ -59,8 +60,8 @@ class AttentionalFM(nn.Module):
     def forward(self, x: Inputs) -> Tensor:
         v = self.vectors(x)                                                               # [B, M, D]
         few = max(1, AT_ONCE // (len(self.i) * self.hidden))
-        if torch.compiler.is_compiling() or len(v) <= few:        # an export has any number of rows
-            return self.pooled(v)
+        if torch.compiler.is_compiling() or len(v) <= few or not mix.kernels.on:
+            return self.pooled(v)                                 # an export has any number of rows; or somebody looks
         if not torch.is_grad_enabled():
             return torch.cat([self.pooled(part) for part in v.split(few)])
         again = {"use_reentrant": False, "preserve_rng_state": self.training and self.dropout.p > 0}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from funnelrank.inputs import Inputs, Needs, Spec
 from funnelrank.models.fields import FieldVectors
 from funnelrank.models.mlp import Rate, Widths
+from funnelrank.nn import mix
 from funnelrank.nn.linear import MLP, Activation, Linear
 
 Count = Annotated[int, Gt(0)]
@@ -45,8 +46,11 @@ class InteractingLayer(nn.Module):
         flat = e.flatten(0, 1)                                                            # [B * M, n, D]
         q, k, v = (layer(flat).view(-1, M, self.n * self.heads, self.width).transpose(1, 2)
                    for layer in (self.query, self.key, self.value))                       # [B, n * heads, M, width]
-        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2)        # a is never in memory whole
-        mixed = mixed.reshape(-1, M, self.n, self.heads * self.width)
+        if mix.kernels.on:
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)                    # a is never in memory whole
+        else:                                                                             # somebody looks at it
+            mixed = (q @ k.transpose(2, 3)).softmax(3) @ v
+        mixed = mixed.transpose(1, 2).reshape(-1, M, self.n, self.heads * self.width)
         if self.residual is not None:
             mixed = mixed + self.residual(flat).view_as(mixed)
         return mixed.relu()
