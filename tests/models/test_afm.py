@@ -55,6 +55,7 @@ def test_rows_taken_a_few_at_a_time_give_what_all_at_once_give(monkeypatch, drop
 
     def found(at_once, again=torch.utils.checkpoint.checkpoint):
         monkeypatch.setattr(afm, "AT_ONCE", at_once)
+        monkeypatch.setattr(afm, "MANY", at_once)
         monkeypatch.setattr(afm, "checkpoint", again)
         torch.manual_seed(1)
         out = part(x)
@@ -65,5 +66,6 @@ def test_rows_taken_a_few_at_a_time_give_what_all_at_once_give(monkeypatch, drop
     kept = found(2 * pairs, lambda call, rows, **how: call(rows)) if dropout else found(1 << 20)
     torch.testing.assert_close(few, kept, atol=1e-12, rtol=0)
     with torch.no_grad():
-        monkeypatch.setattr(afm, "AT_ONCE", 2 * pairs)
+        for size in ("AT_ONCE", "MANY"):
+            monkeypatch.setattr(afm, size, 2 * pairs)
         torch.testing.assert_close(part.eval()(x), part.pooled(part.vectors(x)), atol=1e-12, rtol=0)

@@ -35,6 +35,14 @@ def test_what_a_kernel_does_in_one_pass_is_counted_as_products_too():
     assert sum(n * a * k * p for n, a, k, p in products(m, b, backward=False)) == 64 * forward
 
 
+def test_attention_that_is_one_operation_is_counted_as_its_products():
+    m, b = model(config(model={"name": "autoint", "represent": {"layers": 1, "heads": 2, "width": 5}})), batch(rows=64)
+    (layer,) = m.slots.represent.interacting.layers
+    M, D, heads = m.slots.represent.interacting.vectors.count, layer.query.width, 3 * 2              # three tasks
+    forward = 4 * M * D * heads * 5 + 2 * heads * M * M * 5 + 3 * M * 2 * 5
+    assert sum(n * a * k * p for n, a, k, p in products(m, b, backward=False)) == 64 * forward
+
+
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_bytes_by_hand(engine):
     m = model(config(embedding={"width": 4, "engine": engine}, model={"name": "lr", "side": ["lr"]}))

@@ -27,7 +27,8 @@ from funnelrank.nn import mix
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import Linear
 
-AT_ONCE = 1 << 19          # numbers of the products of rows that are taken together: 2 MB
+MANY = 1 << 22             # numbers of a batch's products, 16 MB, from which on rows are taken a few at a time,
+AT_ONCE = 1 << 19          # and of the products of those
 
 
 class AttentionalFM(nn.Module):
@@ -59,9 +60,10 @@ class AttentionalFM(nn.Module):
 
     def forward(self, x: Inputs) -> Tensor:
         v = self.vectors(x)                                                               # [B, M, D]
-        few = max(1, AT_ONCE // (len(self.i) * self.hidden))
-        if torch.compiler.is_compiling() or len(v) <= few or not mix.kernels.on:
+        each = len(self.i) * self.hidden
+        if torch.compiler.is_compiling() or len(v) * each < MANY or not mix.kernels.on:
             return self.pooled(v)                                 # an export has any number of rows; or somebody looks
+        few = max(1, AT_ONCE // each)
         if not torch.is_grad_enabled():
             return torch.cat([self.pooled(part) for part in v.split(few)])
         again = {"use_reentrant": False, "preserve_rng_state": self.training and self.dropout.p > 0}

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from funnelrank.batch import Batch
 from funnelrank.embedding.tables import Embedding
 from funnelrank.inputs import History, Inputs
+from funnelrank.nn import mix
 from funnelrank.nn.affine import affine
 from funnelrank.nn.linear import without_blocks
 from funnelrank.nn.watch import as_written
@@ -88,7 +89,7 @@ def products(model: RankingModel, batch: Batch, backward: bool = True) -> list[P
         with torch.no_grad():
             x = model.embedding(batch)
         x = _leaves(x)
-        with without_blocks(), _Products() as seen:
+        with without_blocks(), mix.kernels.off(), _Products() as seen:
             logits = slots(x)
             if backward:
                 logits.sum().backward()
